@@ -1,0 +1,3 @@
+mod archive;
+
+fn main() {}
