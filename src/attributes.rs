@@ -80,11 +80,7 @@ pub fn class18(mask: Mask, gender: Gender, age: AgeGroup) -> u8 {
 /// The inverse of [`class18`]; `None` for codes above 17.
 pub fn from_class18(code: u8) -> Option<(Mask, Gender, AgeGroup)> {
     let code = usize::from(code);
-    Some((
-        *Mask::ALL.get(code / 6)?,
-        Gender::ALL[code % 6 / 3],
-        AgeGroup::ALL[code % 3],
-    ))
+    Some((*Mask::ALL.get(code / 6)?, Gender::ALL[code % 6 / 3], AgeGroup::ALL[code % 3]))
 }
 
 /// Age bins of the network: one per year, 0 to 100 (older is taught as 100).
@@ -99,10 +95,7 @@ pub const LOGITS: usize = 5 + AGE_BINS;
 /// Softmax with a temperature, stable for large logits.
 pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut p: Vec<f32> = logits
-        .iter()
-        .map(|&l| ((l - top) / temperature).exp())
-        .collect();
+    let mut p: Vec<f32> = logits.iter().map(|&l| ((l - top) / temperature).exp()).collect();
     let sum: f32 = p.iter().sum();
     p.iter_mut().for_each(|v| *v /= sum);
     p
@@ -168,11 +161,7 @@ impl Attributes {
 
     /// The likeliest value of each head.
     pub fn best(&self) -> (Mask, Gender, AgeGroup) {
-        (
-            Mask::ALL[argmax(&self.mask)],
-            Gender::ALL[argmax(&self.gender)],
-            AgeGroup::ALL[argmax(&self.age)],
-        )
+        (Mask::ALL[argmax(&self.mask)], Gender::ALL[argmax(&self.gender)], AgeGroup::ALL[argmax(&self.age)])
     }
 
     /// The 18-class code of the likeliest values.

@@ -115,8 +115,17 @@ pub fn resample(picture: &Picture, part: &Rect, width: u32, height: u32) -> Pict
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear))
         .crop(x, y, f64::from(part.w).min(pw - x), f64::from(part.h).min(ph - y));
-    // Cannot fail: the pixel types agree and the crop box was clamped to the picture.
-    if let Err(error) = fir::Resizer::new().resize(picture, &mut out, &options) {
+    let resized =
+        fir::images::ImageRef::new(picture.width(), picture.height(), picture.as_raw(), fir::PixelType::U8x3)
+            .map_err(|e| e.to_string())
+            .and_then(|source| {
+                let mut target =
+                    fir::images::Image::from_slice_u8(width, height, &mut out, fir::PixelType::U8x3)
+                        .map_err(|e| e.to_string())?;
+                fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| e.to_string())
+            });
+    // Cannot fail: the buffers have their pictures' sizes and the part was clamped to the picture.
+    if let Err(error) = resized {
         log::error!("resampling {part:?} of a {pw}×{ph} picture: {error}");
     }
     out

@@ -26,7 +26,10 @@ pub enum Pace {
 pub enum Item {
     Frame(Frame),
     /// A picture that could not be read; the source goes on.
-    Unreadable { name: String, reason: String },
+    Unreadable {
+        name: String,
+        reason: String,
+    },
 }
 
 /// Why a source cannot be opened or cannot go on.
