@@ -54,13 +54,17 @@ pub struct Model<Settings> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    #[error("model file {path}: {source}; give a folder that holds face.json, face.onnx, attributes.json and attributes.onnx")]
+    #[error(
+        "model file {path}: {source}; give a folder that holds face.json, face.onnx, attributes.json and attributes.onnx"
+    )]
     Read { path: PathBuf, source: std::io::Error },
     #[error("model card {path}: {source}; the card must be the one written beside the model by mien-train")]
     Card { path: PathBuf, source: serde_json::Error },
     #[error("model card {path} has schema {found}; this program reads schema {SCHEMA}")]
     Schema { path: PathBuf, found: u32 },
-    #[error("model {path}: its SHA-256 is {found}, but its card says {expected}; fetch the model and its card again, together")]
+    #[error(
+        "model {path}: its SHA-256 is {found}, but its card says {expected}; fetch the model and its card again, together"
+    )]
     Hash { path: PathBuf, found: String, expected: String },
 }
 
