@@ -1,0 +1,50 @@
+# make run        set up, build, open the camera and the window; without them, the demo
+# make test       set up (libtorch too) and run every test of the workspace
+# make test-data  check the shipped models on ../shared/data (not part of the repository)
+# make check      formatting, clippy, docs
+# make cross      build for aarch64 and run the unit tests under qemu-user
+
+ARGS ?=
+DATA ?= ../shared/data
+VENV ?= .venv
+TORCH = 2.11.0
+
+VENV_PATH := $(abspath $(VENV))
+TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print(pathlib.Path(sysconfig.get_path('purelib')) / 'torch' / 'lib')" 2>/dev/null)
+# The workspace needs libtorch: torch-sys asks the Python of the venv where it lies.
+WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
+	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
+
+.PHONY: run build test test-data check cross setup setup-train setup-cross
+
+run: build
+	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
+
+build: setup
+	cargo build --release
+
+test: setup-train
+	$(WITH_TORCH) cargo test --release --workspace
+
+test-data: setup-train
+	$(WITH_TORCH) MIEN_DATA="$(abspath $(DATA))" cargo test --release --test data -- --nocapture --test-threads 1
+
+check: setup-train
+	cargo fmt --all --check
+	$(WITH_TORCH) cargo clippy --release --workspace --all-targets -- -D warnings
+	$(WITH_TORCH) RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+cross: setup-cross
+	scripts/cross-test
+
+setup:
+	scripts/setup runtime
+
+setup-train:
+	scripts/setup train
+	test -x $(VENV_PATH)/bin/python || python3 -m venv $(VENV_PATH)
+	$(VENV_PATH)/bin/python -c "import torch, onnxruntime; assert torch.__version__.startswith('$(TORCH)')" 2>/dev/null \
+		|| $(VENV_PATH)/bin/pip install --quiet --requirement train/requirements.txt
+
+setup-cross:
+	scripts/setup cross
