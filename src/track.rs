@@ -387,3 +387,289 @@ fn relative(face: &Face) -> Landmarks {
     let [cx, cy] = face.rect.centre();
     face.landmarks.map(|[x, y]| [(x - cx) / face.rect.w, (y - cy) / face.rect.h])
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BAREFACED: Attributes =
+        Attributes { mask: [0.05, 0.05, 0.9], gender: [0.9, 0.1], age: [0.2, 0.7, 0.1], years: 41.0 };
+
+    fn face(x: f32, y: f32, side: f32, score: f32) -> Face {
+        let landmarks = [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+            .map(|[u, v]| [x + u * side, y + v * side]);
+        Face { rect: Rect::new(x, y, side, side), landmarks, score }
+    }
+
+    fn masked(mask: [f32; 3]) -> Attributes {
+        Attributes { mask, ..BAREFACED }
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(Thresholds::default())
+    }
+
+    /// A clock that tells the time of frame `n` at 30 a second.
+    fn clock() -> impl Fn(u64) -> Instant {
+        let start = Instant::now();
+        move |n| start + Duration::from_micros(n * 33_333)
+    }
+
+    fn ids(people: &[Person]) -> Vec<u64> {
+        people.iter().filter_map(|person| person.id).collect()
+    }
+
+    #[test]
+    fn crossing_people_keep_their_ids() {
+        let (mut tracker, time) = (tracker(), clock());
+        let mut people = Vec::new();
+        for n in 0..90 {
+            let far = face(100.0 + 4.0 * n as f32, 100.0, 80.0, 0.9);
+            let near = face(460.0 - 4.0 * n as f32, 110.0, 100.0, 0.95);
+            let mut found = vec![(near, BAREFACED), (far, BAREFACED)];
+            if near.rect.iou(&far.rect) > 0.3 {
+                found.pop();
+            }
+            if n % 2 == 1 {
+                found.reverse();
+            }
+            people = tracker.update(time(n), &found);
+        }
+        assert_eq!(ids(&people), [1, 2]);
+        assert!(people[0].face.rect.x < 200.0 && people[1].face.rect.x > 400.0, "{people:?}");
+        assert_eq!(tracker.people_seen(), 2);
+    }
+
+    #[test]
+    fn a_missed_detection_keeps_the_id_and_the_box_goes_on() {
+        let (mut tracker, time) = (tracker(), clock());
+        for n in 0..15 {
+            tracker.update(time(n), &[(face(50.0 + 6.0 * n as f32, 80.0, 60.0, 0.9), BAREFACED)]);
+        }
+        for n in 15..20 {
+            let people = tracker.update(time(n), &[]);
+            assert_eq!(ids(&people), [1]);
+            assert!(
+                (people[0].face.rect.x - (50.0 + 6.0 * n as f32)).abs() < 6.0,
+                "{n}: {:?}",
+                people[0].face
+            );
+        }
+        let back = tracker.update(time(20), &[(face(170.0, 80.0, 60.0, 0.9), BAREFACED)]);
+        assert_eq!(ids(&back), [1]);
+    }
+
+    #[test]
+    fn the_unseen_are_hidden_then_forgotten() {
+        let (mut tracker, time) = (tracker(), clock());
+        let found = [(face(50.0, 80.0, 60.0, 0.9), BAREFACED)];
+        tracker.update(time(0), &found);
+        assert_eq!(tracker.update(time(8), &[]).len(), 1, "0.27 s");
+        assert_eq!(tracker.update(time(10), &[]).len(), 0, "0.33 s");
+        assert_eq!(ids(&tracker.update(time(20), &found)), [1], "0.67 s");
+        tracker.update(time(21), &[]);
+        assert_eq!(ids(&tracker.update(time(60), &found)), [2], "1.3 s");
+    }
+
+    #[test]
+    fn rare_updates_keep_the_id() {
+        let (mut tracker, start) = (tracker(), Instant::now());
+        for n in 0..5 {
+            let found = [(face(50.0 + 20.0 * n as f32, 80.0, 60.0, 0.9), BAREFACED)];
+            let people = tracker.update(start + Duration::from_secs(2 * n), &found);
+            assert_eq!(ids(&people), [1]);
+        }
+        assert!(tracker.update(start + Duration::from_secs(10), &[]).is_empty());
+    }
+
+    #[test]
+    fn fast_motion_at_few_pictures_a_second_keeps_the_id() {
+        let (mut tracker, start) = (tracker(), Instant::now());
+        for n in 0..6 {
+            let found = [(face(90.0 * n as f32, 80.0, 80.0, 0.9), BAREFACED)];
+            let people = tracker.update(start + Duration::from_millis(200 * n), &found);
+            assert_eq!(ids(&people), [1], "update {n}");
+        }
+    }
+
+    #[test]
+    fn a_jump_across_the_picture_is_somebody_else() {
+        let (mut tracker, time) = (tracker(), clock());
+        tracker.update(time(0), &[(face(0.0, 0.0, 60.0, 0.9), BAREFACED)]);
+        let people = tracker.update(time(1), &[(face(400.0, 300.0, 60.0, 0.9), BAREFACED)]);
+        assert_eq!(ids(&people), [1, 2]);
+    }
+
+    #[test]
+    fn a_weak_face_must_be_seen_twice() {
+        let (mut tracker, time) = (tracker(), clock());
+        let weak = [(face(50.0, 80.0, 60.0, 0.5), BAREFACED)];
+        assert!(tracker.update(time(0), &weak).is_empty());
+        assert_eq!(tracker.people_seen(), 0);
+        assert_eq!(ids(&tracker.update(time(1), &weak)), [1]);
+    }
+
+    #[test]
+    fn still_boxes_are_steady_and_moving_ones_do_not_lag() {
+        let (mut tracker, time) = (tracker(), clock());
+        let mut spread = (f32::MAX, f32::MIN);
+        for n in 0..60 {
+            let jitter = [1.5, -1.0, 0.5, -1.5, 0.0, 1.0][n as usize % 6];
+            let people = tracker
+                .update(time(n), &[(face(100.0 + jitter, 80.0 - jitter, 60.0 + jitter, 0.9), BAREFACED)]);
+            if n > 20 {
+                let x = people[0].face.rect.centre()[0];
+                spread = (spread.0.min(x), spread.1.max(x));
+            }
+        }
+        assert!(spread.1 - spread.0 < 1.5, "of 4.5 pixels of jitter: {spread:?}");
+
+        let mut lag = 0.0;
+        for n in 60..120 {
+            let x = 100.0 + 8.0 * (n - 60) as f32;
+            let people = tracker.update(time(n), &[(face(x, 80.0, 60.0, 0.9), BAREFACED)]);
+            if n > 80 {
+                lag = f32::max(lag, (people[0].face.rect.x - x).abs());
+                let later = people[0].at(Duration::from_micros(33_333)).face;
+                assert!((later.rect.x - x - 8.0).abs() < 3.0, "{later:?} after {x}");
+                assert!((later.landmarks[0][0] - x - 8.0 - 18.0).abs() < 4.0, "{later:?} after {x}");
+            }
+        }
+        assert!(lag < 2.0, "{lag} pixels behind at 240 pixels a second");
+    }
+
+    #[test]
+    fn motion_is_carried_for_a_while_only() {
+        let (mut tracker, time) = (tracker(), clock());
+        let mut people = Vec::new();
+        for n in 0..30 {
+            people = tracker.update(time(n), &[(face(10.0 * n as f32, 80.0, 60.0, 0.9), BAREFACED)]);
+        }
+        let carried = |ms| people[0].at(Duration::from_millis(ms)).face.rect.x - people[0].face.rect.x;
+        assert!((carried(100) - 30.0).abs() < 5.0, "{}", carried(100));
+        assert_eq!(carried(300), carried(5000));
+        let twice = people[0].at(Duration::from_millis(200)).at(Duration::from_millis(200));
+        assert!((twice.face.rect.x - people[0].face.rect.x - carried(5000)).abs() < 0.01);
+        let still = Person::new(face(5.0, 5.0, 20.0, 0.9), BAREFACED, Thresholds::default());
+        assert_eq!(still.at(Duration::from_secs(1)), still);
+    }
+
+    #[test]
+    fn the_label_does_not_flicker() {
+        let (mut tracker, time) = (tracker(), clock());
+        let mut shown = Vec::new();
+        for n in 0..120 {
+            let mask = if n % 2 == 0 { [0.65, 0.3, 0.05] } else { [0.3, 0.65, 0.05] };
+            let people = tracker.update(time(n), &[(face(50.0, 80.0, 60.0, 0.9), masked(mask))]);
+            shown.push(people[0].labels.mask);
+        }
+        shown.dedup();
+        assert_eq!(shown, [Some(Mask::Worn)]);
+    }
+
+    #[test]
+    fn the_label_follows_a_mask_put_on_within_half_a_second() {
+        let (mut tracker, time) = (tracker(), clock());
+        let mut shown = None;
+        for n in 0..60 {
+            let people = tracker.update(time(n), &[(face(50.0, 80.0, 60.0, 0.9), BAREFACED)]);
+            shown = people[0].labels.mask;
+        }
+        assert_eq!(shown, Some(Mask::None));
+        for n in 60..76 {
+            let found = [(face(50.0, 80.0, 60.0, 0.9), masked([0.9, 0.05, 0.05]))];
+            shown = tracker.update(time(n), &found)[0].labels.mask;
+        }
+        assert_eq!(shown, Some(Mask::Worn));
+    }
+
+    #[test]
+    fn one_wrong_picture_does_not_change_gender_or_age() {
+        let (mut tracker, time) = (tracker(), clock());
+        let wrong = Attributes { gender: [0.05, 0.95], age: [0.9, 0.05, 0.05], years: 20.0, ..BAREFACED };
+        for n in 0..100 {
+            let seen = if n % 10 == 9 { wrong } else { BAREFACED };
+            let people = tracker.update(time(n), &[(face(50.0, 80.0, 60.0, 0.9), seen)]);
+            assert_eq!(people[0].labels.gender, Some(Gender::Male));
+            assert_eq!(people[0].labels.age, Some(AgeGroup::From30To59));
+            assert!((35.0..=41.1).contains(&people[0].attributes.years));
+        }
+    }
+
+    #[test]
+    fn a_large_clear_face_outweighs_a_small_weak_one() {
+        let (mut tracker, time) = (tracker(), clock());
+        let other = Attributes { gender: [0.1, 0.9], ..BAREFACED };
+        let mut people = Vec::new();
+        for n in 0..40 {
+            let found = if n < 20 {
+                (face(50.0, 80.0, 20.0, 0.4), other)
+            } else {
+                (face(45.0, 75.0, 30.0, 1.0), BAREFACED)
+            };
+            people = tracker.update(time(n), &[found]);
+        }
+        assert_eq!(ids(&people), [1]);
+        assert!(people[0].attributes.gender[0] > 0.6, "{:?}", people[0].attributes);
+    }
+
+    #[test]
+    fn a_face_that_cannot_be_told_is_unsure() {
+        let (mut tracker, time) = (tracker(), clock());
+        let vague =
+            Attributes { mask: [0.4, 0.3, 0.3], gender: [0.5, 0.5], age: [0.4, 0.3, 0.3], years: 40.0 };
+        let mut labels = None;
+        for n in 0..90 {
+            let seen = if n < 30 { BAREFACED } else { vague };
+            labels = Some(tracker.update(time(n), &[(face(50.0, 80.0, 60.0, 0.9), seen)])[0].labels);
+        }
+        let labels = labels.unwrap();
+        assert_eq!(labels.mask, None);
+        assert_eq!(labels.gender, Some(Gender::Male), "gender is remembered for longer");
+    }
+
+    #[test]
+    fn times_may_repeat_or_run_backwards() {
+        let (mut tracker, time) = (tracker(), clock());
+        for n in [5, 5, 3, 6, 0, 6] {
+            let people = tracker.update(time(n), &[(face(50.0 + n as f32, 80.0, 60.0, 0.9), BAREFACED)]);
+            assert_eq!(ids(&people), [1]);
+            assert!(people[0].face.rect.x.is_finite() && people[0].attributes.mask[2] > 0.85);
+        }
+    }
+
+    fn any_attributes() -> impl Strategy<Value = Attributes> {
+        (prop::array::uniform3(0.0..1.0_f32), 0.0..1.0_f32, prop::array::uniform3(any::<f32>()), any::<f32>())
+            .prop_map(|(mask, male, age, years)| Attributes { mask, gender: [male, 1.0 - male], age, years })
+    }
+
+    fn any_face() -> impl Strategy<Value = Face> {
+        let coordinate = || prop_oneof![9 => -100.0..800.0_f32, 1 => any::<f32>()];
+        let side = || prop_oneof![9 => 1.0..300.0_f32, 1 => any::<f32>()];
+        (coordinate(), coordinate(), side(), side(), 0.0..1.0_f32)
+            .prop_map(|(x, y, w, h, score)| Face { rect: Rect::new(x, y, w, h), ..face(x, y, w, score) })
+    }
+
+    proptest! {
+        #[test]
+        fn any_faces_at_any_times(updates in prop::collection::vec(
+            (0_u64..3000, prop::collection::vec((any_face(), any_attributes()), 0..6)), 0..30)) {
+            let start = Instant::now();
+            let mut tracker = tracker();
+            for (ms, found) in updates {
+                let people = tracker.update(start + Duration::from_millis(ms), &found);
+                let ids = ids(&people);
+                prop_assert_eq!(ids.len(), people.len());
+                prop_assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", ids);
+                prop_assert!(ids.iter().all(|&id| (1..=tracker.people_seen()).contains(&id)));
+                for person in people.iter().map(|person| person.at(Duration::from_millis(ms))) {
+                    let Rect { x, y, w, h } = person.face.rect;
+                    prop_assert!([x, y, w, h].iter().all(|v| v.is_finite()) && w > 0.0 && h > 0.0, "{:?}", person);
+                    prop_assert!(person.attributes.mask.iter().all(|p| (0.0..=1.0).contains(p)));
+                }
+            }
+        }
+    }
+}
