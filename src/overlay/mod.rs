@@ -353,7 +353,7 @@ mod tests {
                     }
                 }
                 assert!(least > 7.0, "contrast {least}");
-                assert!(white > 60, "{white} white pixels in {plate:?}");
+                assert!(white > 40, "{white} white pixels in {plate:?}");
             }
         }
     }
