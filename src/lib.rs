@@ -5,4 +5,7 @@ pub mod engine;
 pub mod frame;
 pub mod geometry;
 pub mod models;
+pub mod overlay;
+pub mod sink;
 pub mod source;
+pub mod track;

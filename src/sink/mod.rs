@@ -1,0 +1,5 @@
+//! Where results go: the live window and annotated pictures.
+
+pub mod pictures;
+#[cfg(feature = "window")]
+pub mod window;
