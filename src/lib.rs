@@ -6,6 +6,8 @@ pub mod frame;
 pub mod geometry;
 pub mod models;
 pub mod overlay;
+pub mod pipeline;
 pub mod sink;
 pub mod source;
+pub mod stats;
 pub mod track;

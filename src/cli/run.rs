@@ -1,0 +1,173 @@
+//! `mien run`
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+};
+
+use mien::{
+    overlay::Overlay,
+    pipeline::{self, PipelineError, Report, Screen},
+    sink::{Sink, events::EventLines, text::TextLines},
+    source::{self, Pace, Source, SourceOptions},
+};
+
+use super::{
+    AnalyserArgs, Interrupt, Outcome, STDOUT,
+    save::{Album, event_file},
+};
+
+/// The built-in demo goes on for ever in a window, but without one ends after 12 s.
+const DEMO_FRAMES: u64 = 360;
+
+/// Follow people in a live camera, a recording, or the built-in demo
+#[derive(clap::Args)]
+pub struct Args {
+    /// camera[:N or :/dev/videoN], mjpeg:FILE, y4m:FILE (- is standard input), a GIF, a picture, a folder, a quoted glob, or demo [default: the camera, or else the demo]
+    #[arg(long)]
+    source: Option<String>,
+    /// Size of the camera's pictures; its nearest is taken
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    size: Option<(u32, u32)>,
+    /// Pictures a second: the camera's nearest is taken, a recording is played at it
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    fps: Option<u32>,
+    /// Open no window
+    #[arg(long)]
+    headless: bool,
+    /// Write one JSON object per processed picture, then a summary, to standard output (docs/events.md)
+    #[arg(long)]
+    json: bool,
+    /// Save events.jsonl in this folder and, without a window, pictures with people (two a second); with one, the key s saves a picture there
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// As --save, but only if it is the demo that is shown
+    #[arg(long, value_name = "DIR", conflicts_with = "save")]
+    demo_save: Option<PathBuf>,
+    /// Stop after so many processed pictures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    frames: Option<u64>,
+    /// Draw the five landmarks of each face; the key l switches them
+    #[arg(long)]
+    landmarks: bool,
+    #[command(flatten)]
+    analyser: AnalyserArgs,
+}
+
+pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
+    let mut analyser = args.analyser.load()?;
+    let (source, is_demo) = open_source(&args)?;
+    if is_demo {
+        args.save = args.save.or(args.demo_save.take());
+    }
+    log::info!("source: {}", source.describe());
+    let mut screen = open_screen(&args, &source.describe());
+    let mut sinks = open_sinks(&args, source.pace(), screen.is_some())?;
+    let limit = args.frames.or((is_demo && screen.is_none()).then_some(DEMO_FRAMES));
+
+    let interrupt = Interrupt::listen()?;
+    let screen = screen.as_mut().map(|screen| screen.as_mut() as &mut dyn Screen);
+    let Report { stats, elapsed, error } =
+        pipeline::run(source, &mut analyser, &mut sinks, screen, limit, &interrupt.stop);
+    if error.as_ref().is_some_and(PipelineError::is_broken_pipe) {
+        return Ok(Outcome::Done);
+    }
+    let summary = stats.summary(elapsed);
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{summary}");
+    if args.json {
+        EventLines::of_stream(io::stdout(), STDOUT).summary(&summary)?;
+    }
+    match error {
+        Some(error) => Err(error.into()),
+        None if stats.processed + stats.shown == 0 && !interrupt.happened() => Ok(Outcome::NothingProcessed),
+        None => Ok(Outcome::Done),
+    }
+}
+
+/// The source asked for, and whether it is the demo.
+fn open_source(args: &Args) -> anyhow::Result<(Box<dyn Source>, bool)> {
+    let options = SourceOptions { size: args.size, fps: args.fps, ..SourceOptions::default() };
+    let Some(spec) = &args.source else {
+        let (source, no_camera) = source::open_default(&options)?;
+        if let Some(reason) = &no_camera {
+            log::info!("{reason}; showing the built-in demo instead");
+        }
+        return Ok((source, no_camera.is_some()));
+    };
+    Ok((source::open(spec, &options)?, spec == "demo"))
+}
+
+/// The window, unless it is unwanted or there is no display.
+#[cfg(feature = "window")]
+fn open_screen(args: &Args, title: &str) -> Option<Box<dyn Screen>> {
+    if args.headless {
+        return None;
+    }
+    let folder = args.save.clone().unwrap_or_else(|| PathBuf::from("."));
+    match super::preview::Preview::open(title, overlay(args), folder) {
+        Ok(preview) => Some(Box::new(preview)),
+        Err(error) => {
+            log::info!("{error}; going on without a window");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "window"))]
+fn open_screen(args: &Args, _: &str) -> Option<Box<dyn Screen>> {
+    if !args.headless {
+        log::info!("this build has no window support; going on without a window");
+    }
+    None
+}
+
+fn open_sinks(args: &Args, pace: Pace, windowed: bool) -> anyhow::Result<Vec<Box<dyn Sink>>> {
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    let out = BufWriter::new(io::stdout());
+    if args.json {
+        sinks.push(Box::new(EventLines::of_stream(out, STDOUT)));
+    } else if pace == Pace::Stills {
+        sinks.push(Box::new(TextLines::of_stills(out, STDOUT)));
+    } else if !windowed {
+        sinks.push(Box::new(TextLines::of_stream(out, STDOUT)));
+    }
+    if let Some(folder) = &args.save {
+        let (file, name) = event_file(folder)?;
+        sinks.push(Box::new(EventLines::of_stream(file, name)));
+        if !windowed && pace == Pace::Stills {
+            sinks.push(Box::new(Album::of_stills(folder, overlay(args))?));
+        } else if !windowed {
+            sinks.push(Box::new(Album::of_stream(folder, overlay(args))?));
+        }
+    }
+    Ok(sinks)
+}
+
+fn overlay(args: &Args) -> Overlay {
+    let mut overlay = Overlay::new();
+    overlay.landmarks = args.landmarks;
+    overlay
+}
+
+/// `640x480`
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    match sides {
+        Some((w @ 1..=16384, h @ 1..=16384)) => Ok((w, h)),
+        _ => Err("give width and height in pixels, such as 640x480".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("640x480"), Ok((640, 480)));
+        for wrong in ["640", "640x", "0x480", "axb", "640x480x2", "99999x1"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}
