@@ -144,6 +144,12 @@ impl Stop {
         Guard(self)
     }
 
+    /// Waits until the stop is requested.
+    fn wait(&self) {
+        // Always an error: nothing is ever sent.
+        let _ = self.signal.recv();
+    }
+
     /// Sleeps until `due`; false if asked to stop before.
     fn sleep_until(&self, due: Instant) -> bool {
         self.signal.recv_deadline(due) != Err(RecvTimeoutError::Disconnected)
@@ -159,6 +165,8 @@ pub enum PipelineError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Sink(#[from] SinkError),
+    #[error("reading the source crashed; please report this with the message above")]
+    Capture,
 }
 
 impl PipelineError {
@@ -231,9 +239,11 @@ pub fn run(
         error = infer_error.map(PipelineError::from).or(write_error.or(show_error).map(PipelineError::from));
     });
 
-    if let Ok(Err(source_error)) = captured.recv_timeout(CAPTURE_GRACE) {
-        error = error.or(Some(source_error.into()));
-    }
+    error = error.or(match captured.recv_timeout(CAPTURE_GRACE) {
+        Ok(ended) => ended.err().map(PipelineError::from),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => Some(PipelineError::Capture),
+    });
     stats.merge(&lock(&intake));
     Report { stats, elapsed: clock.start.elapsed(), error }
 }
@@ -337,7 +347,13 @@ impl Capture {
         while !self.stop.requested() {
             let begun = Instant::now();
             let handed_over = match self.source.next()? {
-                None => break,
+                None => {
+                    // The last of several slides stays until the window is closed.
+                    if self.preview.is_some() && !self.clock.is_stream() {
+                        self.stop.wait();
+                    }
+                    break;
+                }
                 Some(Item::Frame(frame)) => self.frame(frame, begun),
                 Some(Item::Unreadable { name, reason }) => {
                     lock(&self.stats).unreadable += 1;
@@ -552,6 +568,7 @@ mod tests {
     enum End {
         Plain,
         Error,
+        Panic,
         /// Never returns, as a read from a silent pipe.
         Hang,
     }
@@ -593,6 +610,7 @@ mod tests {
                         reason: "torn".into(),
                         advice: "glue it".into(),
                     }),
+                    End::Panic => panic!("as the test asks"),
                     End::Hang => loop {
                         thread::park();
                     },
@@ -793,6 +811,35 @@ mod tests {
         let (mut slow, stop) = (Slow::default(), Stop::default());
         let report = run(Box::new(script), &mut slow, &mut [], Some(&mut screen), None, &stop);
         assert!(report.elapsed > Duration::from_millis(290), "{:?}", report.elapsed);
+    }
+
+    #[test]
+    fn a_source_that_panics_is_an_error() {
+        let script = Script { end: End::Panic, ..Script::new(Pace::Live, 1) };
+        let report = run_headless(script, &mut Slow::default(), &mut Notes::default(), None);
+        assert!(matches!(report.error, Some(PipelineError::Capture)), "{:?}", report.error);
+    }
+
+    #[test]
+    fn the_last_slide_stays_until_the_window_is_closed() {
+        /// Closes itself after a while in which nothing new was shown.
+        struct Patient(Instant);
+        impl Screen for Patient {
+            fn show(&mut self, _: &Frame, _: &[Person], _: &str) -> Result<bool, SinkError> {
+                self.0 = Instant::now();
+                Ok(true)
+            }
+
+            fn idle(&mut self) -> Result<bool, SinkError> {
+                Ok(self.0.elapsed() < Duration::from_millis(300))
+            }
+        }
+        let (mut slow, stop) = (Slow::default(), Stop::default());
+        let mut screen = Patient(Instant::now());
+        let script = Script::new(Pace::Stills, 1);
+        let report = run(Box::new(script), &mut slow, &mut [], Some(&mut screen), None, &stop);
+        assert!(report.elapsed >= Duration::from_millis(300), "{:?}", report.elapsed);
+        assert_eq!((report.stats.shown, report.stats.processed), (1, 1));
     }
 
     #[test]

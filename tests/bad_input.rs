@@ -93,7 +93,7 @@ fn unknown_flags_and_values() {
         &["run", "--size", "640"],
         &["run", "--size", "0x480"],
         &["run", "--engine", "steam"],
-        &["run", "--frames", "-1"],
+        &["run", "--frames", "0"],
         &["run", "--fps", "0"],
         &["still", "a.jpg", "--min-score", "1.5"],
         &["still", "a.jpg", "--detect-size", "1"],

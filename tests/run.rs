@@ -88,7 +88,7 @@ fn pictures_with_people_are_saved() {
 fn a_damaged_picture_in_a_stream_is_skipped_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let stream = folder.path().join("cut.mjpeg");
-    let good = grey_jpeg(64, 48, 99);
+    let good = fs::read(portrait()).unwrap();
     let cut = &good[..good.len() / 2];
     fs::write(&stream, [&good, cut, &good, &good].concat()).unwrap();
     let output = run(["run", "--headless", "--json", "--source", stream.to_str().unwrap()]);
