@@ -154,6 +154,7 @@ impl Source for Mjpeg {
         let found = self.splitter.next().map_err(|error| {
             SourceError::new(&*self.name, error, "check the device or program that the stream comes from")
         })?;
+        let arrived = Instant::now();
         let picture = match found {
             None if self.count == 0 => {
                 return Err(SourceError::new(
@@ -170,7 +171,7 @@ impl Source for Mjpeg {
         self.count += 1;
         let captured = match self.pace {
             Pace::Recorded(fps) => self.clock.picture(sequence, fps),
-            _ => Instant::now(),
+            _ => arrived,
         };
         Ok(Some(match picture {
             Ok(picture) => {

@@ -21,13 +21,13 @@ use std::{
 
 #[cfg(feature = "camera")]
 pub mod camera;
-pub mod demo;
-pub mod gif;
+mod demo;
+mod gif;
 pub mod jpeg;
-pub mod mjpeg;
+mod mjpeg;
 pub mod still;
-pub mod y4m;
-pub mod yuv;
+mod y4m;
+mod yuv;
 
 /// The largest picture that is decoded, in pixels: 16320x12240, the largest of today's telephones, fits.
 pub const MAX_PIXELS: u64 = 200_000_000;
@@ -129,6 +129,17 @@ impl SourceOptions {
     fn recording_fps(&self) -> Option<f32> {
         self.fps.map(|fps| fps as f32)
     }
+
+    fn check(&self) -> Result<(), SourceError> {
+        if self.fps == Some(0) {
+            return Err(SourceError::new("--fps", "0 pictures a second", "give 1 or more"));
+        }
+        if let Some((width, height)) = self.size {
+            PictureError::check_size(width.into(), height.into())
+                .map_err(|error| SourceError::new("--size", error, "give a size such as 640x480"))?;
+        }
+        Ok(())
+    }
 }
 
 /// A stream of pictures. Runs on the capture thread.
@@ -143,6 +154,7 @@ pub trait Source: Send {
 
 /// Opens the source that `spec` names, as in the table above.
 pub fn open(spec: &str, options: &SourceOptions) -> Result<Box<dyn Source>, SourceError> {
+    options.check()?;
     let (scheme, rest) = match spec.split_once(':') {
         Some((scheme, rest)) => (scheme, Some(rest)),
         None => (spec, None),
@@ -158,6 +170,7 @@ pub fn open(spec: &str, options: &SourceOptions) -> Result<Box<dyn Source>, Sour
 
 /// The first usable camera; where there is none, the demo together with the reason.
 pub fn open_default(options: &SourceOptions) -> Result<(Box<dyn Source>, Option<SourceError>), SourceError> {
+    options.check()?;
     match open_camera(None, options) {
         Ok(camera) => Ok((camera, None)),
         Err(reason) => Ok((Box::new(demo::Demo::new(options)?), Some(reason))),
