@@ -177,7 +177,8 @@ impl Device {
                 Ok(camera) => return Ok(camera),
                 Err(NokhwaError::OpenDeviceError(_, reason)) => return Err(reason),
                 Err(NokhwaError::GetPropertyError { property, .. }) if property == "CameraFormat" => {
-                    refused = "it offers no picture format that can be decoded (MJPG, YUYV, NV12, RGB)".into();
+                    refused =
+                        "it offers no picture format that can be decoded (MJPG, YUYV, NV12, RGB)".into();
                 }
                 Err(error) => refused = error.to_string(),
             }
@@ -332,9 +333,7 @@ fn decode(buffer: &Buffer) -> Result<Picture, PictureError> {
         FrameFormat::MJPEG => return jpeg::decode(jpeg::trim(bytes)?),
         FrameFormat::YUYV => yuv::from_yuyv(width, height, bytes),
         FrameFormat::NV12 => yuv::from_nv12(width, height, bytes),
-        FrameFormat::GRAY => {
-            bytes.get(..pixels).map(|luma| yuv::from_luma(width, height, luma, yuv::FULL))
-        }
+        FrameFormat::GRAY => bytes.get(..pixels).map(|luma| yuv::from_luma(width, height, luma, yuv::FULL)),
         FrameFormat::RAWRGB => {
             bytes.get(..3 * pixels).and_then(|rgb| Picture::from_raw(width, height, rgb.to_vec()))
         }
@@ -549,7 +548,8 @@ mod tests {
     #[test]
     fn a_buffer_is_decoded_by_its_encoding_and_never_read_beyond_its_end() {
         let size = Resolution::new(2, 2);
-        let decode = |bytes: &[u8], encoding: Encoding| decode(&Buffer::new(size, bytes, encoding.to_nokhwa()));
+        let decode =
+            |bytes: &[u8], encoding: Encoding| decode(&Buffer::new(size, bytes, encoding.to_nokhwa()));
         let bgr = [1, 2, 3].repeat(4);
         assert_eq!(decode(&bgr, Bgr3).unwrap().get_pixel(1, 1).0, [3, 2, 1]);
         assert_eq!(decode(&bgr, Rgb3).unwrap().get_pixel(1, 1).0, [1, 2, 3]);

@@ -123,11 +123,6 @@ impl Source for Gif {
             None => delay(&frame),
         };
         let picture = DynamicImage::ImageRgba8(frame.into_buffer()).into_rgb8();
-        Ok(Some(Item::Frame(Frame {
-            picture: picture.into(),
-            captured,
-            sequence,
-            name: self.name.clone(),
-        })))
+        Ok(Some(Item::Frame(Frame { picture: picture.into(), captured, sequence, name: self.name.clone() })))
     }
 }

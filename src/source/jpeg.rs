@@ -89,7 +89,7 @@ pub fn trim(buffer: &[u8]) -> Result<&[u8], PictureError> {
     }
 }
 
-/// Decodes one whole JPEG, colour or grey, to RGB. A picture that is damaged inside is an error, not a
+/// Decodes one whole JPEG, colour or grey, to RGB. Where the decoder notices damage, that is an error, not a
 /// picture with grey parts.
 pub fn decode(jpeg: &[u8]) -> Result<Picture, PictureError> {
     let damaged = |error: zune_jpeg::errors::DecodeErrors| PictureError::Damaged(error.to_string());
@@ -105,4 +105,82 @@ pub fn decode(jpeg: &[u8]) -> Result<Picture, PictureError> {
     let pixels = decoder.decode().map_err(damaged)?;
     Picture::from_raw(width as u32, height as u32, pixels)
         .ok_or_else(|| PictureError::Damaged("fewer pixels than its size says".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+    use proptest::prelude::*;
+
+    fn jpeg() -> Vec<u8> {
+        let picture = Picture::from_fn(40, 24, |x, y| image::Rgb([6 * x as u8, 10 * y as u8, 90]));
+        let mut bytes = Vec::new();
+        JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&picture).unwrap();
+        bytes
+    }
+
+    /// A JPEG with `segment` as its first APP1 segment.
+    fn with_app1(jpeg: &[u8], segment: &[u8]) -> Vec<u8> {
+        let length = (segment.len() as u16 + 2).to_be_bytes();
+        [&jpeg[..2], &[0xFF, 0xE1], &length, segment, &jpeg[2..]].concat()
+    }
+
+    #[test]
+    fn finds_the_end_whole_or_byte_by_byte() {
+        let jpeg = jpeg();
+        let more = [&jpeg[..], &jpeg[..50]].concat();
+        assert_eq!(Scanner::default().advance(&more), Scan::Complete(jpeg.len()));
+        let mut scanner = Scanner::default();
+        for end in 2..jpeg.len() {
+            assert_eq!(scanner.advance(&jpeg[..end]), Scan::Incomplete, "after {end} bytes");
+        }
+        assert_eq!(scanner.advance(&jpeg), Scan::Complete(jpeg.len()));
+    }
+
+    #[test]
+    fn an_end_marker_inside_a_thumbnail_does_not_count() {
+        let nested = with_app1(&jpeg(), &jpeg());
+        assert_eq!(Scanner::default().advance(&nested), Scan::Complete(nested.len()));
+        assert_eq!(decode(&nested).unwrap().dimensions(), (40, 24));
+    }
+
+    #[test]
+    fn a_start_marker_in_the_image_data_means_that_the_picture_was_cut() {
+        let jpeg = jpeg();
+        let cut = [&jpeg[..jpeg.len() - 30], &jpeg[..]].concat();
+        let mut scanner = Scanner::default();
+        assert!(matches!(scanner.advance(&cut), Scan::Broken(_)));
+        assert_eq!(scanner.resume_at(), jpeg.len() - 30);
+    }
+
+    #[test]
+    fn decodes_colour_and_grey() {
+        let picture = decode(&jpeg()).unwrap();
+        assert_eq!(picture.dimensions(), (40, 24));
+        assert!(picture.get_pixel(38, 2).0[0] > 200);
+        let mut grey = Vec::new();
+        JpegEncoder::new(&mut grey).encode(&[77; 64], 8, 8, ExtendedColorType::L8).unwrap();
+        assert!(decode(&grey).unwrap().pixels().all(|pixel| pixel.0 == [77; 3]));
+    }
+
+    #[test]
+    fn a_cut_picture_is_an_error() {
+        let jpeg = jpeg();
+        assert!(matches!(trim(&jpeg[..jpeg.len() - 2]), Err(PictureError::CutShort(_))));
+        assert!(matches!(trim(b"text"), Err(PictureError::Damaged(_))));
+        assert!(decode(&jpeg[..jpeg.len() * 4 / 5]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(at in 2_usize..600, value: u8, cut in 0_usize..900) {
+            let mut jpeg = jpeg();
+            let length = jpeg.len();
+            jpeg[at % length] = value;
+            jpeg.truncate(length - cut % length);
+            let _ = decode(&jpeg);
+            let _ = trim(&jpeg);
+        }
+    }
 }

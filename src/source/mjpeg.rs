@@ -181,3 +181,115 @@ impl Source for Mjpeg {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    /// A picture of `width` x 8 pixels.
+    fn jpeg(width: u32) -> Vec<u8> {
+        let picture = image::RgbImage::from_fn(width, 8, |x, y| image::Rgb([(x * 37) as u8, y as u8, 9]));
+        let mut bytes = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new(&mut bytes).encode_image(&picture).unwrap();
+        bytes
+    }
+
+    /// Hands out at most `step` bytes a read, as a pipe may.
+    struct Trickle<'a>(&'a [u8], usize);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let step = self.1.min(buffer.len());
+            (&mut self.0).take(step as u64).read(buffer)
+        }
+    }
+
+    /// The widths of the pictures found, with `None` for a broken one.
+    fn widths(input: impl Read) -> Vec<Option<u32>> {
+        let mut splitter = Splitter::new(input);
+        let mut widths = Vec::new();
+        while let Some(found) = splitter.next().unwrap() {
+            widths.push(match found {
+                Found::Jpeg(bytes) => Some(jpeg::decode(bytes).unwrap().width()),
+                Found::Broken(_) => None,
+            });
+        }
+        widths
+    }
+
+    #[test]
+    fn a_picture_cut_short_costs_only_itself() {
+        let cut = &jpeg(16)[..jpeg(16).len() - 9];
+        let stream = [&jpeg(8)[..], cut, &jpeg(24), &jpeg(32)].concat();
+        assert_eq!(widths(&stream[..]), [Some(8), None, Some(24), Some(32)]);
+    }
+
+    #[test]
+    fn a_picture_cut_in_its_header_costs_only_itself() {
+        for length in [5, 12, 40, 200] {
+            let stream = [&jpeg(16)[..length], &jpeg(24), &jpeg(32)].concat();
+            assert_eq!(widths(&stream[..]), [None, Some(24), Some(32)], "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_stream_may_start_and_end_in_the_middle_of_a_picture() {
+        let stream = [&jpeg(8)[300..], &jpeg(16), &jpeg(24)[..jpeg(24).len() - 2]].concat();
+        assert_eq!(widths(&stream[..]), [Some(16), None]);
+    }
+
+    #[test]
+    fn other_bytes_between_pictures_are_skipped() {
+        let boundary = b"\r\n--frame\r\nContent-Type: image/jpeg\r\n\r\n";
+        let stream = [&boundary[..], &jpeg(8), &[0xFF, 0xD8, 0x00], &jpeg(16), &[0; 100]].concat();
+        assert_eq!(widths(&stream[..]), [Some(8), Some(16)]);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let endless = [&[0xFF, 0xD8, 0xFF, 0xDA, 0, 2][..], &vec![0; 1 << 20], &jpeg(8)].concat();
+        let mut splitter = Splitter { limit: 100_000, ..Splitter::new(&endless[..]) };
+        assert!(matches!(splitter.next().unwrap(), Some(Found::Broken(_))));
+        assert!(matches!(splitter.next().unwrap(), Some(Found::Jpeg(_))));
+        assert!(splitter.buffer.capacity() < 600_000, "{}", splitter.buffer.capacity());
+    }
+
+    proptest! {
+        #[test]
+        fn concatenated_pictures_come_out_as_they_went_in(
+            sizes in vec(1_u32..60, 1..8),
+            garbage in vec(0_u8..255, 0..50),
+            step in 1_usize..5000,
+        ) {
+            let pictures: Vec<Vec<u8>> = sizes.iter().map(|&size| jpeg(size)).collect();
+            let stream: Vec<u8> =
+                pictures.iter().flat_map(|picture| [&garbage[..], picture].concat()).collect();
+            let mut splitter = Splitter::new(Trickle(&stream, step));
+            for picture in &pictures {
+                prop_assert_eq!(splitter.next().unwrap(), Some(Found::Jpeg(picture)));
+            }
+            prop_assert_eq!(splitter.next().unwrap(), None);
+        }
+
+        #[test]
+        fn any_bytes_come_to_an_end(
+            pieces in vec(prop_oneof![
+                vec(any::<u8>(), 0..40),
+                Just(vec![0xFF, 0xD8, 0xFF]),
+                Just(vec![0xFF, 0xDA, 0, 3, 1]),
+                Just(vec![0xFF, 0xE1, 0, 20]),
+                Just(vec![0xFF, 0xD9]),
+            ], 0..60),
+            step in 1_usize..200,
+        ) {
+            let stream = pieces.concat();
+            let mut splitter = Splitter::new(Trickle(&stream, step));
+            let mut found = 0;
+            while splitter.next().unwrap().is_some() {
+                found += 1;
+                prop_assert!(found <= stream.len());
+            }
+        }
+    }
+}

@@ -78,11 +78,17 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         let found = entries.len();
         let pictures = sorted_pictures(entries);
         return match pictures.is_empty() {
-            true if found == 0 => Err(SourceError::new(name(), "the folder is empty", "give a folder of pictures")),
+            true if found == 0 => {
+                Err(SourceError::new(name(), "the folder is empty", "give a folder of pictures"))
+            }
             true => Err(SourceError::new(
                 name(),
                 format!("none of the {found} entries of the folder is a picture"),
-                format!("give a folder of {} files, or a glob such as '{}/**/*.jpg'", EXTENSIONS.join(", "), name()),
+                format!(
+                    "give a folder of {} files, or a glob such as '{}/**/*.jpg'",
+                    EXTENSIONS.join(", "),
+                    name()
+                ),
             )),
             false => Ok(pictures),
         };
