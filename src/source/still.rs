@@ -125,23 +125,25 @@ fn sorted_pictures(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
 /// Unrelated pictures, one after the other.
 pub struct Stills {
     name: String,
-    paths: std::vec::IntoIter<PathBuf>,
-    total: usize,
+    paths: Box<dyn Iterator<Item = PathBuf> + Send>,
     count: u64,
 }
 
 impl Stills {
-    /// `name` is what the user called the pictures together.
-    pub fn new(name: impl Into<String>, paths: Vec<PathBuf>) -> Self {
-        Self { name: name.into(), total: paths.len(), paths: paths.into_iter(), count: 0 }
+    /// `name` is what the user called the pictures together. A path is asked for when its picture is due.
+    pub fn new(
+        name: impl Into<String>,
+        paths: impl IntoIterator<Item = PathBuf, IntoIter: Send + 'static>,
+    ) -> Self {
+        Self { name: name.into(), paths: Box::new(paths.into_iter()), count: 0 }
     }
 }
 
 impl Source for Stills {
     fn describe(&self) -> String {
-        match self.total {
-            1 => self.name.clone(),
-            total => format!("{}, {total} pictures", self.name),
+        match self.paths.size_hint() {
+            (left, Some(most)) if left == most && left > 1 => format!("{}, {left} pictures", self.name),
+            _ => self.name.clone(),
         }
     }
 
