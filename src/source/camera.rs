@@ -445,6 +445,9 @@ fn advice(reason: &str) -> &'static str {
         "add yourself to the group of the device: sudo usermod -aG video $USER, then log in again"
     } else if reason.contains("busy") {
         "close the other program that uses it"
+    } else if reason.contains("FrameFormat: unsupported") || reason.contains("Framerate not whole") {
+        "another program left it in a format that cannot be read back: plug it in again, or \
+         v4l2-ctl --set-fmt-video=pixelformat=YUYV --set-parm=30"
     } else {
         ALTERNATIVES
     }
@@ -464,7 +467,9 @@ impl Source for Camera {
     }
 
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
-        let lost = |reason: &str| SourceError::new(self.device.to_string(), reason, advice(reason));
+        let lost = |reason: &str| {
+            SourceError::new(self.device.to_string(), reason, "check its cable, or plug it in again")
+        };
         let grab = match self.newest.recv_timeout(FRAME_LIMIT) {
             Ok(Ok(grab)) => grab,
             Ok(Err(reason)) => return Err(lost(&reason)),
