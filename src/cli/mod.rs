@@ -103,7 +103,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[derive(clap::Args)]
 struct AnalyserArgs {
     /// Longer side, in pixels, of the small copy in which faces are looked for: larger finds smaller faces
-    #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(32..=4096))]
+    #[arg(long, value_name = "PIXELS", default_value_t = 320)]
+    #[arg(value_parser = clap::value_parser!(u32).range(32..=4096))]
     detect_size: u32,
     /// Least score of a face, 0 to 1 [default: the model card's]
     #[arg(long, value_name = "SCORE", value_parser = score)]

@@ -17,13 +17,14 @@ use super::{
     save::{Album, event_file},
 };
 
-/// The built-in demo goes on for ever in a window, but without one ends after 12 s.
+/// The demo goes on for ever in a window; without one it ends after so many pictures, 12 s at its own rate.
 const DEMO_FRAMES: u64 = 360;
 
 /// Follow people in a live camera, a recording, or the built-in demo
 #[derive(clap::Args)]
 pub struct Args {
-    /// camera[:N or :/dev/videoN], mjpeg:FILE, y4m:FILE (- is standard input), a GIF, a picture, a folder, a quoted glob, or demo [default: the camera, or else the demo]
+    /// camera[:N or :/dev/videoN], mjpeg:FILE, y4m:FILE (- is standard input), a GIF, a picture, a folder,
+    /// a quoted glob, or demo [default: the camera, or else the demo]
     #[arg(long)]
     source: Option<String>,
     /// Size of the camera's pictures; its nearest is taken
@@ -38,7 +39,8 @@ pub struct Args {
     /// Write one JSON object per processed picture, then a summary, to standard output (docs/events.md)
     #[arg(long)]
     json: bool,
-    /// Save events.jsonl in this folder and, without a window, pictures with people (two a second); with one, the key s saves a picture there
+    /// Save events.jsonl in this folder and, without a window, annotated pictures: of a stream those with
+    /// people, two a second, of unrelated pictures all. In a window, the key s saves there what is shown
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
     /// As --save, but only if it is the demo that is shown

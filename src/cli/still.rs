@@ -38,7 +38,8 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut analyser = args.analyser.load()?;
     if args.paths.iter().any(|path| is_stdin(path)) && io::stdin().is_terminal() {
         bail!(
-            "`-` reads paths from standard input, which is a terminal; pipe a list in, such as find DIR -name '*.jpg' | mien still -"
+            "`-` reads paths from standard input, which is a terminal; \
+             pipe a list in, such as find DIR -name '*.jpg' | mien still -"
         );
     }
     let stills = Stills::new("pictures", args.paths.into_iter().flat_map(pictures));
