@@ -216,7 +216,7 @@ mod tests {
         let face = Face {
             rect: Rect::new(10.126, 20.0, 30.0, 40.5),
             landmarks: [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [9.0, 10.333_33]],
-            score: 0.931_25,
+            score: 0.931_27,
         };
         let attributes =
             Attributes { mask: [0.05, 0.05, 0.9], gender: [0.52, 0.48], age: [0.2, 0.7, 0.1], years: 41.23 };
