@@ -27,7 +27,7 @@ pub mod jpeg;
 mod mjpeg;
 pub mod still;
 mod y4m;
-mod yuv;
+pub mod yuv;
 
 /// The largest picture that is decoded, in pixels: 16320x12240, the largest of today's telephones, fits.
 pub const MAX_PIXELS: u64 = 200_000_000;
