@@ -70,7 +70,7 @@ impl Overlay {
             fill(picture, bar, colour_of(person.labels.mask), 255);
         }
         if self.landmarks {
-            let radius = 2.0 * scale;
+            let radius = (2.0 * scale).min(person.face.rect.w / 24.0);
             for [x, y] in person.face.landmarks {
                 disc(picture, (x, y), radius + rim as f32, BLACK);
                 disc(picture, (x, y), radius, WHITE);
@@ -408,6 +408,15 @@ mod tests {
             assert!((large.area.width() - 4 * small.area.width()).abs() <= 12, "{small:?} {large:?}");
             assert!((large.area.y0 - 4 * small.area.y0).abs() <= 12, "{small:?} {large:?}");
         }
+    }
+
+    #[test]
+    fn ids_come_first_on_request() {
+        let overlay = Overlay { ids: true, ..Overlay::new() };
+        let mut somebody = person(200.0, 200.0, 100.0, 120.0);
+        somebody.id = Some(12);
+        let plates = overlay.plates((640, 480), &[somebody], None);
+        assert_eq!(plates[0].lines, ["#12 mask · woman · 30–59 · 87 %"]);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub fn fill(picture: &mut Picture, area: Area, colour: Colour, alpha: u8) {
     }
     for y in area.y0.clamp(0, height)..area.y1.clamp(0, height) {
         let row = y as usize * width as usize;
-        let pixels = &mut picture.as_flat_samples_mut().samples[3 * (row + x0 as usize)..3 * (row + x1 as usize)];
+        let pixels =
+            &mut picture.as_flat_samples_mut().samples[3 * (row + x0 as usize)..3 * (row + x1 as usize)];
         for pixel in pixels.chunks_exact_mut(3) {
             blend(pixel, colour, alpha);
         }
@@ -58,10 +59,13 @@ pub fn fill(picture: &mut Picture, area: Area, colour: Colour, alpha: u8) {
 
 /// A filled circle with a smooth edge.
 pub fn disc(picture: &mut Picture, (cx, cy): (f32, f32), radius: f32, colour: Colour) {
-    let reach = radius.ceil() as i32 + 1;
-    let (x, y) = (cx.floor() as i32, cy.floor() as i32);
-    for y in y - reach..=y + reach {
-        for x in x - reach..=x + reach {
+    let span = |centre: f32, side: u32| {
+        let low = (centre - radius - 1.0).max(0.0);
+        let high = (centre + radius + 1.0).min(side as f32);
+        low as i32..high as i32
+    };
+    for y in span(cy, picture.height()) {
+        for x in span(cx, picture.width()) {
             let distance = (x as f32 + 0.5 - cx).hypot(y as f32 + 0.5 - cy);
             let alpha = ((radius - distance + 0.5).clamp(0.0, 1.0) * 255.0) as u8;
             blend_pixel(picture, x, y, colour, alpha);
@@ -104,7 +108,9 @@ mod tests {
         let mut picture = Picture::new(2, 2);
         fill(&mut picture, Area::new(5, 5, 3, 3), [255; 3], 255);
         fill(&mut picture, Area { x0: 2, y0: 2, x1: -1, y1: -1 }, [255; 3], 255);
-        disc(&mut picture, (-30.0, 1e9), 4.0, [255; 3]);
+        for far in [(-30.0, 1e9), (1e30, f32::NAN), (f32::NEG_INFINITY, 0.0)] {
+            disc(&mut picture, far, 4.0, [255; 3]);
+        }
         assert!(picture.pixels().all(|p| p.0 == [0; 3]));
     }
 

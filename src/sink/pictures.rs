@@ -25,7 +25,6 @@ pub struct WriteError {
 #[derive(Debug)]
 pub struct PictureWriter {
     folder: PathBuf,
-    written: u64,
     last: u64,
 }
 
@@ -40,7 +39,7 @@ impl PictureWriter {
             let number = name.to_string_lossy().split('-').next().and_then(|digits| digits.parse().ok());
             last = last.max(number.unwrap_or(0));
         }
-        Ok(Self { folder: folder.to_owned(), written: 0, last })
+        Ok(Self { folder: folder.to_owned(), last })
     }
 
     /// Writes one picture and gives its path. Of `name`, a file's path or any words, the file stem is used.
@@ -61,13 +60,7 @@ impl PictureWriter {
         out.into_inner().map_err(|error| fail(error.to_string()))?;
         fs::rename(&part, &path).map_err(|error| fail(error.to_string()))?;
         self.last = number;
-        self.written += 1;
         Ok(path)
-    }
-
-    /// How many pictures this writer has written.
-    pub fn written(&self) -> u64 {
-        self.written
     }
 }
 
@@ -94,7 +87,6 @@ mod tests {
         let first = writer.write("photos/a b.png", &picture).unwrap();
         assert_eq!(first, dir.join("000001-a_b.jpg"));
         assert_eq!(writer.write("demo", &picture).unwrap(), dir.join("000002-demo.jpg"));
-        assert_eq!(writer.written(), 2);
         let mut later = PictureWriter::new(&dir).unwrap();
         assert_eq!(later.write("..", &picture).unwrap(), dir.join("000003-picture.jpg"));
         let back = image::open(first).unwrap().to_rgb8();

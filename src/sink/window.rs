@@ -86,11 +86,6 @@ impl Window {
         events
     }
 
-    /// Changes the title.
-    pub fn set_title(&mut self, title: &str) {
-        self.window.set_title(title);
-    }
-
     fn fill(&mut self, picture: &Picture) {
         pack(picture, &mut self.pixels);
         let size = (picture.width() as usize, picture.height() as usize);
