@@ -225,8 +225,10 @@ impl Weights {
     fn new(path: &nn::Path, convolution: &Convolution) -> Self {
         use nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 
-        // A score of 1 % at the start, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
-        const PRIOR: f64 = 0.01;
+        // At the start every cell says 1 % (RetinaNet's prior), so that the many empty ones do not swamp the first
+        // steps, and a box of 2.5 strides, so that the assigner sends each face to the level of its size.
+        const SCORE: f64 = 0.01;
+        const SIZE: f64 = 2.5;
         let kaiming = nn::Init::Kaiming {
             dist: NormalOrUniform::Normal,
             fan: FanInOut::FanIn,
@@ -242,7 +244,8 @@ impl Weights {
             After::Bias => {
                 let bias = conv.var("bias", &[convolution.outputs], nn::Init::Const(0.0));
                 tch::no_grad(|| {
-                    let _ = bias.narrow(0, 0, 1).fill_((PRIOR / (1.0 - PRIOR)).ln());
+                    let _ = bias.narrow(0, 0, 1).fill_((SCORE / (1.0 - SCORE)).ln());
+                    let _ = bias.narrow(0, 3, 2).fill_(SIZE.ln());
                 });
                 (Some(bias), None)
             }

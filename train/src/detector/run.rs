@@ -1,0 +1,304 @@
+//! One training run: photos in, weights and figures out.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::mpsc::sync_channel,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use serde::Serialize;
+use tch::{Device, Tensor, nn};
+
+use super::{
+    augment::{Sample, sample},
+    cells::{cells, flatten},
+    evaluate::{MIN_SCORE, Reports, find, reports, stack},
+    loss::{Loss, loss},
+    network::{Network, normalise},
+    scenes::{Scene, Split, read_marks, read_scenes},
+};
+use crate::adamw::AdamW;
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The folder that holds scenes.tar and scenes.csv
+    #[arg(long)]
+    data: PathBuf,
+    /// Where to write; a run that stopped there goes on from its last whole epoch
+    #[arg(long)]
+    out: PathBuf,
+    /// Passes over the training photos
+    #[arg(long, default_value_t = 40)]
+    epochs: u32,
+    /// Samples to a step
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// The side of a sample in pixels; a multiple of 32
+    #[arg(long, default_value_t = 256)]
+    side: u32,
+    /// The largest learning rate
+    #[arg(long, default_value_t = 3e-3)]
+    rate: f64,
+    #[arg(long, default_value_t = 0.02)]
+    weight_decay: f64,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// CPU threads of libtorch
+    #[arg(long, default_value_t = 1)]
+    threads: i32,
+}
+
+/// The long side at which the network is measured, in pixels.
+const MEASURED_SIDE: u32 = 320;
+/// Steps over which the learning rate rises at the start.
+const WARM_UP: usize = 300;
+/// The last learning rate over the largest.
+const LAST_RATE: f64 = 0.01;
+/// How much of the averaged weights stays at each step.
+const AVERAGE: f64 = 0.998;
+/// Batches that may wait for the network.
+const READY: usize = 3;
+
+/// A line of `metrics.jsonl`.
+#[derive(Debug, Serialize)]
+struct Metrics<'a> {
+    epoch: u32,
+    epochs: u32,
+    seconds: f64,
+    samples_per_second: f64,
+    rate: f64,
+    loss: Means,
+    validation: &'a Reports,
+}
+
+/// Means over an epoch.
+#[derive(Debug, Default, Serialize)]
+struct Means {
+    total: f64,
+    score: f64,
+    boxes: f64,
+    landmarks: f64,
+}
+
+impl Means {
+    fn add(&mut self, loss: &Loss, part: f64) {
+        let value = |tensor: &Tensor| tensor.double_value(&[]) * part;
+        self.total += value(&loss.total);
+        self.score += value(&loss.score);
+        self.boxes += value(&loss.boxes);
+        self.landmarks += value(&loss.landmarks);
+    }
+}
+
+/// Trains a detector. Writes into `--out`, after every epoch:
+///
+/// - `face.safetensors`, the averaged weights: what is measured and exported;
+/// - `checkpoint.safetensors`, all that the run needs to go on;
+/// - `metrics.jsonl`, a line of losses and validation figures;
+///
+/// and `split.json`, which photos were trained on and which were kept.
+pub fn train(options: &Options) -> Result<()> {
+    if options.side == 0 || !options.side.is_multiple_of(32) {
+        bail!("--side {}: must be a positive multiple of 32", options.side);
+    }
+    tch::set_num_threads(options.threads);
+    tch::manual_seed(options.seed as i64);
+    fs::create_dir_all(&options.out).with_context(|| format!("making the folder {}", options.out.display()))?;
+
+    let marks = read_marks(&options.data)?;
+    let split = Split::of(marks.keys().map(String::as_str), options.seed);
+    serde_json::to_writer_pretty(create(&options.out.join("split.json"))?, &split)?;
+    let training = read_scenes(&options.data, &split.train, &marks)?;
+    let validation = read_scenes(&options.data, &split.validation, &marks)?;
+    let steps = training.len() / options.batch.max(1);
+    ensure!(steps > 0, "--batch {}: there are only {} photos to train on", options.batch, training.len());
+
+    let mut run = Run::new(options);
+    let first = run.resume(&options.out)?;
+    for epoch in first..options.epochs {
+        let started = Instant::now();
+        let means = run.epoch(options, &training, epoch, steps)?;
+        let seconds = started.elapsed().as_secs_f64();
+        run.save(&options.out, epoch + 1)?;
+        let found = find(&run.average.network, run.average.vs.device(), &validation, MEASURED_SIDE);
+        let reports = reports(&validation, &found, MIN_SCORE);
+        let wider = &reports.wider;
+        log::info!(
+            "epoch {} of {}: loss {:.3}; WIDER AP {:.3}, recall {:.3}, false {:.2} a photo; {seconds:.0} s",
+            epoch + 1,
+            options.epochs,
+            means.total,
+            wider.average_precision,
+            wider.recall,
+            wider.false_per_photo,
+        );
+        let line = Metrics {
+            epoch: epoch + 1,
+            epochs: options.epochs,
+            seconds,
+            samples_per_second: (steps * options.batch) as f64 / seconds,
+            rate: options.rate_at(f64::from(epoch + 1), steps),
+            loss: means,
+            validation: &reports,
+        };
+        append(&options.out.join("metrics.jsonl"), &line)?;
+    }
+    Ok(())
+}
+
+impl Options {
+    /// The learning rate after `epoch` epochs of `steps` steps: a linear rise, then half a cosine.
+    fn rate_at(&self, epoch: f64, steps: usize) -> f64 {
+        let warm = (epoch * steps as f64 / WARM_UP as f64).min(1.0);
+        let left = 0.5 + 0.5 * (std::f64::consts::PI * (epoch / f64::from(self.epochs)).min(1.0)).cos();
+        self.rate * warm * (LAST_RATE + (1.0 - LAST_RATE) * left)
+    }
+}
+
+/// A network and its variables.
+struct Weighted {
+    vs: nn::VarStore,
+    network: Network,
+}
+
+impl Weighted {
+    fn new() -> Self {
+        let vs = nn::VarStore::new(Device::cuda_if_available());
+        let network = Network::new(&vs.root());
+        Self { vs, network }
+    }
+}
+
+struct Run {
+    current: Weighted,
+    /// The exponential moving average of the weights and of batch norm's statistics.
+    average: Weighted,
+    adam: AdamW,
+    steps: usize,
+}
+
+impl Run {
+    fn new(options: &Options) -> Self {
+        let (current, mut average) = (Weighted::new(), Weighted::new());
+        average.vs.freeze();
+        let adam = AdamW::new(&current.vs, options.weight_decay);
+        Self { current, average, adam, steps: 0 }
+    }
+
+    fn epoch(&mut self, options: &Options, scenes: &[Scene], epoch: u32, steps: usize) -> Result<Means> {
+        let cells = cells(options.side, options.side);
+        let mut means = Means::default();
+        std::thread::scope(|scope| {
+            let (sender, ready) = sync_channel::<Vec<Sample>>(READY);
+            scope.spawn(move || {
+                let mut order: Vec<usize> = (0..scenes.len()).collect();
+                let mut random = StdRng::seed_from_u64(options.seed << 32 | u64::from(epoch));
+                order.shuffle(&mut random);
+                for batch in order.chunks_exact(options.batch) {
+                    let samples = batch.iter().map(|&index| sample(scenes, index, options.side, &mut random));
+                    if sender.send(samples.collect()).is_err() {
+                        return;
+                    }
+                }
+            });
+            for (step, samples) in ready.iter().enumerate() {
+                let rate = options.rate_at(f64::from(epoch) + step as f64 / steps as f64, steps);
+                let loss = self.step(&samples, &cells, rate);
+                means.add(&loss, 1.0 / steps as f64);
+                log::debug!("epoch {}, step {step} of {steps}: loss {:.3}", epoch + 1, loss.total.double_value(&[]));
+                ensure!(means.total.is_finite(), "the loss is no number any more; try a --rate below {}", options.rate);
+            }
+            Ok(means)
+        })
+    }
+
+    fn step(&mut self, samples: &[Sample], cells: &[super::cells::Cell], rate: f64) -> Loss {
+        let pictures: Vec<_> = samples.iter().map(|sample| &sample.picture).collect();
+        let input = normalise(&stack(&pictures).to_device(self.current.vs.device()));
+        let rows = flatten(&self.current.network.forward(&input, true));
+        let loss = loss(&rows, cells, samples);
+        self.adam.step(&loss.total, rate);
+        self.steps += 1;
+        self.follow();
+        loss
+    }
+
+    /// Moves the averaged weights towards the current ones, faster in the first steps.
+    fn follow(&mut self) {
+        let keep = AVERAGE.min((1.0 + self.steps as f64) / (10.0 + self.steps as f64));
+        let current = self.current.vs.variables();
+        tch::no_grad(|| {
+            for (name, mut average) in self.average.vs.variables() {
+                let _ = average.lerp_(&current[&name].detach(), 1.0 - keep);
+            }
+        });
+    }
+
+    /// Writes the averaged weights and the checkpoint after `epochs` whole epochs.
+    fn save(&self, folder: &Path, epochs: u32) -> Result<()> {
+        let averaged: Vec<_> = self.average.vs.variables().into_iter().collect();
+        write(&folder.join("face.safetensors"), &averaged)?;
+        let progress = Tensor::from_slice(&[i64::from(epochs), self.steps as i64]);
+        let mut state = vec![("progress".to_owned(), progress)];
+        let prefixed = |prefix: &'static str| move |(name, value): (String, Tensor)| (format!("{prefix}.{name}"), value);
+        state.extend(averaged.into_iter().map(prefixed("average")));
+        state.extend(self.current.vs.variables().into_iter().map(prefixed("current")));
+        state.extend(self.adam.state().into_iter().map(prefixed("adam")));
+        write(&folder.join(CHECKPOINT), &state)
+    }
+
+    /// Goes on from the checkpoint in `folder`, if there is one; gives the number of epochs that are done.
+    fn resume(&mut self, folder: &Path) -> Result<u32> {
+        let path = folder.join(CHECKPOINT);
+        if !path.exists() {
+            return Ok(0);
+        }
+        let saved = Tensor::read_safetensors(&path).with_context(|| format!("reading {}", path.display()))?;
+        let saved: HashMap<String, Tensor> = saved.into_iter().collect();
+        let foreign = || format!("{} is not of this network; choose another --out or remove it", path.display());
+        let part = |prefix: &str| -> HashMap<String, Tensor> {
+            let strip = |(name, value): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), value.shallow_clone()));
+            saved.iter().filter_map(strip).collect()
+        };
+        let progress = saved.get("progress").with_context(foreign)?;
+        ensure!(self.adam.restore(&part("adam.")), foreign());
+        for (weighted, prefix) in [(&self.current, "current."), (&self.average, "average.")] {
+            let saved = part(prefix);
+            for (name, mut value) in weighted.vs.variables() {
+                let saved = saved.get(&name).filter(|saved| saved.size() == value.size()).with_context(foreign)?;
+                tch::no_grad(|| value.copy_(saved));
+            }
+        }
+        self.steps = progress.int64_value(&[1]) as usize;
+        let epochs = progress.int64_value(&[0]) as u32;
+        log::info!("going on from {} after {epochs} epochs", path.display());
+        Ok(epochs)
+    }
+}
+
+const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// Writes beside `path` and renames, so that a stopped run leaves no half file.
+fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    Tensor::write_safetensors(tensors, &partial).with_context(|| format!("writing {}", partial.display()))?;
+    fs::rename(&partial, path).with_context(|| format!("writing {}", path.display()))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("writing {}", path.display()))
+}
+
+fn append(path: &Path, line: &impl Serialize) -> Result<()> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    writeln!(file, "{}", serde_json::to_string(line)?).with_context(|| format!("writing {}", path.display()))
+}
