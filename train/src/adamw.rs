@@ -74,7 +74,8 @@ impl AdamW {
 
     /// Goes on from a saved state; false, with nothing changed, if it is not of the same variables.
     pub fn restore(&mut self, state: &std::collections::HashMap<String, Tensor>) -> bool {
-        let fits = |name: String, like: &Tensor| state.get(&name).is_some_and(|saved| saved.size() == like.size());
+        let fits =
+            |name: String, like: &Tensor| state.get(&name).is_some_and(|saved| saved.size() == like.size());
         let whole = self.parameters.iter().all(|parameter| {
             fits(format!("mean.{}", parameter.name), &parameter.mean)
                 && fits(format!("square.{}", parameter.name), &parameter.square)

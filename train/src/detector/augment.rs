@@ -101,7 +101,12 @@ impl Sample {
             let (width, height) = (pixels(seen.w), pixels(seen.h));
             let part = resample(photo, &seen, width, height);
             let at = |offset: f32, length| i64::from(((offset * scale).round() as u32).min(side - length));
-            image::imageops::replace(&mut picture, &part, at(seen.x - square.x, width), at(seen.y - square.y, height));
+            image::imageops::replace(
+                &mut picture,
+                &part,
+                at(seen.x - square.x, width),
+                at(seen.y - square.y, height),
+            );
         }
 
         let mut sample = Self { picture, faces: Vec::new(), ignored: Vec::new() };
@@ -120,7 +125,10 @@ impl Sample {
             let place = |[x, y]: [f32; 2]| [(x - square.x) * scale, (y - square.y) * scale];
             let inside = |&[x, y]: &[f32; 2]| x >= 0.0 && y >= 0.0 && x <= frame.w && y <= frame.h;
             let landmarks = mark.landmarks.map(|points| points.map(place));
-            sample.faces.push(Truth { rect: visible, landmarks: landmarks.filter(|points| points.iter().all(inside)) });
+            sample.faces.push(Truth {
+                rect: visible,
+                landmarks: landmarks.filter(|points| points.iter().all(inside)),
+            });
         }
         sample
     }
@@ -240,11 +248,19 @@ mod tests {
                 let left = face.rect.x - 3.0;
                 // A fill colour may be bright; within the photo the surroundings are black.
                 if left > 0.0 && light(&sample.picture, left, cy) > 60.0 {
-                    assert_eq!(light(&sample.picture, left, cy), light(&sample.picture, left, 0.0), "{face:?}");
+                    assert_eq!(
+                        light(&sample.picture, left, cy),
+                        light(&sample.picture, left, 0.0),
+                        "{face:?}"
+                    );
                 }
                 if let Some(points) = face.landmarks {
                     assert!(points[0][0] < points[1][0] && points[3][0] < points[4][0], "{points:?}");
-                    assert!(points.iter().all(|&[x, y]| face.rect.x <= x && x <= face.rect.right() && y > face.rect.y));
+                    assert!(
+                        points
+                            .iter()
+                            .all(|&[x, y]| face.rect.x <= x && x <= face.rect.right() && y > face.rect.y)
+                    );
                 }
             }
         }

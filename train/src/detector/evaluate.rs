@@ -47,7 +47,8 @@ const LEAST_SCORE: f32 = 0.02;
 /// Faces with a longer side from here on, in pixels of the stored photo, are asked for.
 const ASKED_SIDE: f32 = 32.0;
 /// Size classes: the longer side in pixels of the stored photo.
-const SIZES: [(f32, f32); 5] = [(8.0, 16.0), (16.0, 32.0), (32.0, 64.0), (64.0, 128.0), (128.0, f32::INFINITY)];
+const SIZES: [(f32, f32); 5] =
+    [(8.0, 16.0), (16.0, 32.0), (32.0, 64.0), (64.0, 128.0), (128.0, f32::INFINITY)];
 const BATCH: usize = 16;
 
 /// Figures over the photos of one data set.
@@ -91,7 +92,8 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<()> {
     let scenes = read_scenes(&options.data, &split.validation, &marks)?;
     let mut vs = nn::VarStore::new(Device::Cpu);
     let network = Network::new(&vs.root());
-    vs.load(&options.weights).with_context(|| format!("loading the weights {}", options.weights.display()))?;
+    vs.load(&options.weights)
+        .with_context(|| format!("loading the weights {}", options.weights.display()))?;
     let found = find(&network, vs.device(), &scenes, options.long_side);
     println!("{:#}", serde_json::to_value(reports(&scenes, &found, options.min_score))?);
     Ok(())
@@ -107,7 +109,10 @@ pub struct Reports {
 pub fn reports(scenes: &[Scene], found: &[Vec<Face>], min_score: f32) -> Reports {
     let of = |wider: bool| {
         let part = scenes.iter().zip(found).filter(|(scene, _)| scene.file.starts_with('w') == wider);
-        report(&part.map(|(scene, found)| (scene.faces.as_slice(), found.as_slice())).collect::<Vec<_>>(), min_score)
+        report(
+            &part.map(|(scene, found)| (scene.faces.as_slice(), found.as_slice())).collect::<Vec<_>>(),
+            min_score,
+        )
     };
     Reports { wider: of(true), ilc: of(false) }
 }
@@ -149,7 +154,11 @@ fn letterbox(picture: &Picture, side: u32) -> (Picture, f32) {
 }
 
 fn scaled(face: &Face, k: f32) -> Face {
-    Face { rect: face.rect.scaled(k), landmarks: face.landmarks.map(|[x, y]| [x * k, y * k]), score: face.score }
+    Face {
+        rect: face.rect.scaled(k),
+        landmarks: face.landmarks.map(|[x, y]| [x * k, y * k]),
+        score: face.score,
+    }
 }
 
 /// What a box turned out to be.
@@ -206,7 +215,9 @@ fn report(photos: &[(&[Mark], &[Face])], min_score: f32) -> Report {
                     let mark = &marks[index];
                     let side = mark.rect.w.max(mark.rect.h);
                     found_faces.push((side, face.score));
-                    if let Some(points) = mark.landmarks.filter(|_| side >= ASKED_SIDE && face.score >= min_score) {
+                    if let Some(points) =
+                        mark.landmarks.filter(|_| side >= ASKED_SIDE && face.score >= min_score)
+                    {
                         landmark_errors.push(distance(&points, &face.landmarks) / mark.rect.area().sqrt());
                     }
                 }

@@ -63,7 +63,8 @@ pub fn loss(rows: &Tensor, cells: &[Cell], samples: &[Sample]) -> Loss {
     let (ious, box_losses) = eiou(&said, &learned);
     let targets = logits.zeros_like().index_copy(0, &at, &ious);
     let weights = weights.index_fill(0, &at, 1.0);
-    let score = logits.binary_cross_entropy_with_logits(&targets, Some(weights), None, Reduction::Sum) / count;
+    let score =
+        logits.binary_cross_entropy_with_logits(&targets, Some(weights), None, Reduction::Sum) / count;
     let boxes = box_losses.sum(Kind::Float) / count;
     let landmarks = landmark_losses(&said, &learned).sum(Kind::Float) / count;
     let total = &score + BOX_WEIGHT * &boxes + LANDMARK_WEIGHT * &landmarks;
@@ -224,7 +225,8 @@ mod tests {
     #[test]
     fn an_exact_box_has_no_loss() {
         let cells = cells(SIDE, SIDE);
-        let index = cells.iter().position(|cell| (cell.x, cell.y, cell.stride) == (40.0, 40.0, 16.0)).unwrap();
+        let index =
+            cells.iter().position(|cell| (cell.x, cell.y, cell.stride) == (40.0, 40.0, 16.0)).unwrap();
         let mut learned = Learned::default();
         let truth = Truth { rect: Rect::new(24.0, 16.0, 32.0, 48.0), landmarks: None };
         learned.push(index, &cells[index], &truth);

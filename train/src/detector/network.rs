@@ -84,7 +84,14 @@ pub enum After {
 
 impl Convolution {
     fn depthwise(channels: i64, stride: i64) -> Self {
-        Self { inputs: channels, outputs: channels, kernel: 3, stride, groups: channels, after: After::Nothing }
+        Self {
+            inputs: channels,
+            outputs: channels,
+            kernel: 3,
+            stride,
+            groups: channels,
+            after: After::Nothing,
+        }
     }
 
     fn pointwise(inputs: i64, outputs: i64, after: After) -> Self {
@@ -213,7 +220,9 @@ impl Network {
                     input(0).upsample_nearest2d([2 * h, 2 * w], None, None)
                 }
                 (Operation::Add, _) => input(0) + input(1),
-                (Operation::Convolution(_), None) => unreachable!("`new` gives every convolution its weights"),
+                (Operation::Convolution(_), None) => {
+                    unreachable!("`new` gives every convolution its weights")
+                }
             };
             results.insert(&layer.name, result);
         }

@@ -108,7 +108,8 @@ pub fn train(options: &Options) -> Result<()> {
     }
     tch::set_num_threads(options.threads);
     tch::manual_seed(options.seed as i64);
-    fs::create_dir_all(&options.out).with_context(|| format!("making the folder {}", options.out.display()))?;
+    fs::create_dir_all(&options.out)
+        .with_context(|| format!("making the folder {}", options.out.display()))?;
 
     let marks = read_marks(&options.data)?;
     let split = Split::of(marks.keys().map(String::as_str), options.seed);
@@ -210,8 +211,16 @@ impl Run {
                 let rate = options.rate_at(f64::from(epoch) + step as f64 / steps as f64, steps);
                 let loss = self.step(&samples, &cells, rate);
                 means.add(&loss, 1.0 / steps as f64);
-                log::debug!("epoch {}, step {step} of {steps}: loss {:.3}", epoch + 1, loss.total.double_value(&[]));
-                ensure!(means.total.is_finite(), "the loss is no number any more; try a --rate below {}", options.rate);
+                log::debug!(
+                    "epoch {}, step {step} of {steps}: loss {:.3}",
+                    epoch + 1,
+                    loss.total.double_value(&[])
+                );
+                ensure!(
+                    means.total.is_finite(),
+                    "the loss is no number any more; try a --rate below {}",
+                    options.rate
+                );
             }
             Ok(means)
         })
@@ -245,7 +254,8 @@ impl Run {
         write(&folder.join("face.safetensors"), &averaged)?;
         let progress = Tensor::from_slice(&[i64::from(epochs), self.steps as i64]);
         let mut state = vec![("progress".to_owned(), progress)];
-        let prefixed = |prefix: &'static str| move |(name, value): (String, Tensor)| (format!("{prefix}.{name}"), value);
+        let prefixed =
+            |prefix: &'static str| move |(name, value): (String, Tensor)| (format!("{prefix}.{name}"), value);
         state.extend(averaged.into_iter().map(prefixed("average")));
         state.extend(self.current.vs.variables().into_iter().map(prefixed("current")));
         state.extend(self.adam.state().into_iter().map(prefixed("adam")));
@@ -260,9 +270,12 @@ impl Run {
         }
         let saved = Tensor::read_safetensors(&path).with_context(|| format!("reading {}", path.display()))?;
         let saved: HashMap<String, Tensor> = saved.into_iter().collect();
-        let foreign = || format!("{} is not of this network; choose another --out or remove it", path.display());
+        let foreign =
+            || format!("{} is not of this network; choose another --out or remove it", path.display());
         let part = |prefix: &str| -> HashMap<String, Tensor> {
-            let strip = |(name, value): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), value.shallow_clone()));
+            let strip = |(name, value): (&String, &Tensor)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), value.shallow_clone()))
+            };
             saved.iter().filter_map(strip).collect()
         };
         let progress = saved.get("progress").with_context(foreign)?;
@@ -270,7 +283,8 @@ impl Run {
         for (weighted, prefix) in [(&self.current, "current."), (&self.average, "average.")] {
             let saved = part(prefix);
             for (name, mut value) in weighted.vs.variables() {
-                let saved = saved.get(&name).filter(|saved| saved.size() == value.size()).with_context(foreign)?;
+                let saved =
+                    saved.get(&name).filter(|saved| saved.size() == value.size()).with_context(foreign)?;
                 tch::no_grad(|| value.copy_(saved));
             }
         }

@@ -81,7 +81,11 @@ pub fn read_marks(folder: &Path) -> Result<BTreeMap<String, Vec<Mark>>> {
 }
 
 /// The photos named in `files`, decoded, with the faces marked in them, in the order of `files`.
-pub fn read_scenes(folder: &Path, files: &[String], marks: &BTreeMap<String, Vec<Mark>>) -> Result<Vec<Scene>> {
+pub fn read_scenes(
+    folder: &Path,
+    files: &[String],
+    marks: &BTreeMap<String, Vec<Mark>>,
+) -> Result<Vec<Scene>> {
     let archive = folder.join("scenes.tar");
     let photos = read_tar(&archive)?;
     let progress = indicatif::ProgressBar::new(files.len() as u64).with_message("decoding photos");
@@ -158,8 +162,10 @@ mod tests {
     #[test]
     fn rows_without_landmarks_are_read() {
         let folder = tempfile::tempdir().unwrap();
-        let head = "file,dataset,x,y,w,h,ignore,mask,lm_x0,lm_y0,lm_x1,lm_y1,lm_x2,lm_y2,lm_x3,lm_y3,lm_x4,lm_y4";
-        let rows = "a.webp,ilc,1.5,2,30,40,0,worn,1,2,3,4,5,6,7,8,9,10\na.webp,ilc,5,5,3,3,1,unknown,,,,,,,,,,";
+        let head =
+            "file,dataset,x,y,w,h,ignore,mask,lm_x0,lm_y0,lm_x1,lm_y1,lm_x2,lm_y2,lm_x3,lm_y3,lm_x4,lm_y4";
+        let rows =
+            "a.webp,ilc,1.5,2,30,40,0,worn,1,2,3,4,5,6,7,8,9,10\na.webp,ilc,5,5,3,3,1,unknown,,,,,,,,,,";
         std::fs::write(folder.path().join("scenes.csv"), format!("{head}\n{rows}\n")).unwrap();
         let marks = read_marks(folder.path()).unwrap();
         let faces = &marks["a.webp"];
