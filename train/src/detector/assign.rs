@@ -41,7 +41,7 @@ pub fn assign(cells: &[Cell], channels: &[f32], truths: &[Truth], ignored: &[Rec
         let mut candidates: Vec<(usize, f32, f32)> = Vec::new();
         for (index, cell) in cells.iter().enumerate() {
             let Some(inside) = reach(cell, &truth.rect) else { continue };
-            let iou = cell.decode_rect(row(index)).iou(&truth.rect);
+            let iou = cell.decode(row(index)).iou(&truth.rect);
             let cost = softplus(-row(index)[0]) - BOX_WEIGHT * (iou + 1e-6).ln();
             candidates.push((index, iou, if inside { cost } else { cost + OUTSIDE }));
         }

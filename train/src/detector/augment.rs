@@ -194,7 +194,7 @@ fn disturb(picture: &mut Picture, random: &mut StdRng) {
         for pixel in picture.pixels_mut() {
             let [r, g, b] = pixel.0.map(i32::from);
             let grey = (77 * r + 150 * g + 29 * b) >> 8;
-            pixel.0 = [r, g, b].map(|value| (grey + ((value - grey) * colour >> 8)).clamp(0, 255) as u8);
+            pixel.0 = [r, g, b].map(|value| (grey + (((value - grey) * colour) >> 8)).clamp(0, 255) as u8);
         }
     }
     if random.random_bool(0.12) {

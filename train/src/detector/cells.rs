@@ -1,12 +1,9 @@
 //! The cells of the network's outputs, and how their channels describe faces.
 
-use mien::{
-    detect::Face,
-    geometry::{Landmarks, Rect, nms},
-};
+use mien::geometry::Rect;
 use tch::{Kind, Tensor};
 
-use super::network::{CHANNELS, STRIDES};
+use super::network::STRIDES;
 
 /// One position of an output.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,37 +34,12 @@ pub fn flatten(outputs: &[Tensor; 3]) -> Tensor {
 }
 
 impl Cell {
-    /// The face that `channels` describe, in pixels of the input.
-    pub fn decode(&self, channels: &[f32]) -> Face {
-        let rect = self.decode_rect(channels);
-        let mut landmarks = Landmarks::default();
-        for (point, offset) in landmarks.iter_mut().zip(channels[5..].chunks_exact(2)) {
-            *point = [self.x + offset[0] * self.stride, self.y + offset[1] * self.stride];
-        }
-        Face { rect, landmarks, score: sigmoid(channels[0]) }
-    }
-
-    /// The box alone.
-    pub fn decode_rect(&self, channels: &[f32]) -> Rect {
+    /// The box that a cell's 15 `channels` describe, in pixels of the input.
+    pub fn decode(&self, channels: &[f32]) -> Rect {
         let (w, h) = (channels[3].exp() * self.stride, channels[4].exp() * self.stride);
         let (cx, cy) = (self.x + channels[1] * self.stride, self.y + channels[2] * self.stride);
         Rect::new(cx - w / 2.0, cy - h / 2.0, w, h)
     }
-}
-
-/// The faces that score at least `min_score`, best first, overlaps above `nms_iou` dropped.
-///
-/// `channels` holds 15 values for each of `cells`.
-pub fn decode(cells: &[Cell], channels: &[f32], min_score: f32, nms_iou: f32) -> Vec<Face> {
-    let faces: Vec<Face> = cells
-        .iter()
-        .zip(channels.chunks_exact(CHANNELS as usize))
-        .filter(|(_, channels)| sigmoid(channels[0]) >= min_score)
-        .map(|(cell, channels)| cell.decode(channels))
-        .collect();
-    let boxes: Vec<Rect> = faces.iter().map(|face| face.rect).collect();
-    let scores: Vec<f32> = faces.iter().map(|face| face.score).collect();
-    nms(&boxes, &scores, nms_iou).into_iter().map(|kept| faces[kept]).collect()
 }
 
 /// The values of a tensor, in row-major order.
@@ -79,44 +51,44 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     values
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
 #[cfg(test)]
 mod tests {
     use tch::Device;
 
     use super::*;
 
-    /// The channels by which `cell` would describe a face.
-    fn encode(cell: &Cell, rect: &Rect, landmarks: &Landmarks, logit: f32) -> Vec<f32> {
-        let [cx, cy] = rect.centre();
-        let offset = |x: f32, y: f32| [(x - cell.x) / cell.stride, (y - cell.y) / cell.stride];
-        let mut channels = vec![logit];
-        channels.extend(offset(cx, cy));
-        channels.extend([(rect.w / cell.stride).ln(), (rect.h / cell.stride).ln()]);
-        channels.extend(landmarks.iter().flat_map(|&[x, y]| offset(x, y)));
-        channels
-    }
-
     #[test]
     fn decoding_undoes_encoding() {
         let rect = Rect::new(20.0, 30.0, 41.0, 53.0);
-        let landmarks = [[30.0, 44.0], [50.0, 45.0], [40.0, 56.0], [32.0, 70.0], [49.0, 71.5]];
-        let mut all = Vec::new();
-        let cells = cells(96, 96);
-        for cell in &cells {
-            let near = (cell.x, cell.y, cell.stride) == (40.0, 56.0, 16.0);
-            all.extend(encode(cell, &rect, &landmarks, if near { 2.0 } else { -9.0 }));
+        let [cx, cy] = rect.centre();
+        for cell in cells(96, 96) {
+            let Cell { x, y, stride } = cell;
+            let channels =
+                [0.0, (cx - x) / stride, (cy - y) / stride, (rect.w / stride).ln(), (rect.h / stride).ln()];
+            assert!(cell.decode(&channels).iou(&rect) > 0.9999, "{cell:?}");
         }
-        let faces = decode(&cells, &all, 0.5, 0.4);
-        assert_eq!(faces.len(), 1);
-        let face = faces[0];
-        assert!(face.rect.iou(&rect) > 0.9999, "{:?}", face.rect);
-        let error = |(a, b): (&[f32; 2], &[f32; 2])| (a[0] - b[0]).abs().max((a[1] - b[1]).abs());
-        assert!(face.landmarks.iter().zip(&landmarks).map(error).all(|e| e < 1e-3));
-        assert!((face.score - 0.8808).abs() < 1e-4);
+    }
+
+    /// The assigner and the loss read cells as the runtime does.
+    #[test]
+    fn decoding_agrees_with_the_runtime() {
+        let (width, height) = (96u32, 64u32);
+        let outputs = STRIDES.map(|stride| {
+            let (h, w) = (i64::from(height) / stride, i64::from(width) / stride);
+            Tensor::randn([1, 15, h, w], (Kind::Float, Device::Cpu))
+        });
+        let mut faces = Vec::new();
+        for (output, stride) in outputs.iter().zip(STRIDES) {
+            let shape = output.size().iter().map(|&side| side as usize).collect();
+            let output = mien::engine::Output { shape, values: values(output) };
+            mien::detect::decode(&output, stride as usize, 0.0, &mut faces);
+        }
+        let rows = values(&flatten(&outputs));
+        let cells = cells(width, height);
+        assert_eq!(faces.len(), cells.len());
+        for ((face, cell), row) in faces.iter().zip(&cells).zip(rows.chunks_exact(15)) {
+            assert!(face.rect.iou(&cell.decode(row)) > 0.9999, "{face:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mien::{
-    detect::Face,
+    detect::{self, Face},
+    engine::Output,
     frame::Picture,
     geometry::{Rect, resample},
 };
@@ -12,8 +13,8 @@ use serde::Serialize;
 use tch::{Device, Tensor, nn};
 
 use super::{
-    cells::{self, cells, values},
-    network::{CHANNELS, Network, normalise},
+    cells::values,
+    network::{Network, STRIDES, normalise},
     scenes::{Mark, Scene, Split, read_marks, read_scenes},
 };
 
@@ -119,19 +120,33 @@ pub fn reports(scenes: &[Scene], found: &[Vec<Face>], min_score: f32) -> Reports
 
 /// The faces found in each photo, in its pixels, best first, down to very low scores.
 pub fn find(network: &Network, device: Device, scenes: &[Scene], long_side: u32) -> Vec<Vec<Face>> {
-    let cells = cells(long_side, long_side);
     let mut found = Vec::with_capacity(scenes.len());
     for batch in scenes.chunks(BATCH) {
         let (pictures, scales): (Vec<_>, Vec<_>) =
             batch.iter().map(|scene| letterbox(&scene.picture, long_side)).unzip();
         let input = normalise(&stack(&pictures.iter().collect::<Vec<_>>()).to_device(device));
-        let rows = tch::no_grad(|| values(&cells::flatten(&network.forward(&input, false))));
-        for (rows, scale) in rows.chunks_exact(cells.len() * CHANNELS as usize).zip(scales) {
-            let faces = cells::decode(&cells, rows, LEAST_SCORE, NMS_IOU);
-            found.push(faces.into_iter().map(|face| scaled(&face, 1.0 / scale)).collect());
+        let outputs = tch::no_grad(|| network.forward(&input, false));
+        for (faces, scale) in decode(&outputs, LEAST_SCORE).into_iter().zip(scales) {
+            found.push(faces.iter().map(|face| scaled(face, 1.0 / scale)).collect());
         }
     }
     found
+}
+
+/// The faces of each picture that the network's outputs hold, in pixels of the input, as the runtime decodes them.
+pub fn decode(outputs: &[Tensor; 3], min_score: f32) -> Vec<Vec<Face>> {
+    let pictures = outputs[0].size()[0];
+    let faces_of = |n: i64| {
+        let mut faces = Vec::new();
+        for (output, stride) in outputs.iter().zip(STRIDES) {
+            let output = output.narrow(0, n, 1);
+            let shape = output.size().iter().map(|&side| side as usize).collect();
+            let output = Output { shape, values: values(&output) };
+            detect::decode(&output, stride as usize, min_score, &mut faces);
+        }
+        detect::strongest(faces, NMS_IOU)
+    };
+    (0..pictures).map(faces_of).collect()
 }
 
 /// Pictures of one size as a uint8 tensor `[N, 3, H, W]`, channels last in memory.

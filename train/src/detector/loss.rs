@@ -157,8 +157,8 @@ mod tests {
 
     use super::{
         super::{
-            cells::{self, cells, flatten},
-            evaluate::stack,
+            cells::{cells, flatten},
+            evaluate::{decode, stack},
             network::{Network, normalise},
         },
         *,
@@ -198,10 +198,9 @@ mod tests {
         }
         assert!(totals[99] < 0.25 * totals[0], "{} → {}", totals[0], totals[99]);
 
-        let rows = values(&flatten(&network.forward(&input, true)));
-        for (rows, sample) in rows.chunks_exact(cells.len() * CHANNELS as usize).zip(&samples) {
-            let best = cells::decode(&cells, rows, 0.3, 0.45)[0];
-            let truth = sample.faces[0];
+        let outputs = network.forward(&input, true);
+        for (faces, sample) in decode(&outputs, 0.3).iter().zip(&samples) {
+            let (best, truth) = (faces[0], sample.faces[0]);
             assert!(best.rect.iou(&truth.rect) > 0.7, "{:?} for {:?}", best.rect, truth.rect);
             let [eye, wanted] = [best.landmarks[0], truth.landmarks.unwrap()[0]];
             assert!((eye[0] - wanted[0]).hypot(eye[1] - wanted[1]) < 5.0, "{eye:?} for {wanted:?}");

@@ -316,3 +316,73 @@ fn append(path: &Path, line: &impl Serialize) -> Result<()> {
         .with_context(|| format!("opening {}", path.display()))?;
     writeln!(file, "{}", serde_json::to_string(line)?).with_context(|| format!("writing {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use mien::{frame::Picture, geometry::Rect};
+
+    use super::{super::scenes::Mark, *};
+
+    fn options(out: &Path) -> Options {
+        Options {
+            data: PathBuf::new(),
+            out: out.to_owned(),
+            epochs: 4,
+            batch: 2,
+            side: 64,
+            rate: 1e-3,
+            weight_decay: 0.01,
+            seed: 7,
+            threads: 1,
+        }
+    }
+
+    fn scenes() -> Vec<Scene> {
+        let scene = |n: u32| {
+            let mark = Mark { rect: Rect::new(20.0, 30.0, 40.0, 50.0), ignore: false, landmarks: None };
+            let picture =
+                Picture::from_fn(128, 96, |x, y| image::Rgb([(x * n) as u8, (y * 3) as u8, (x ^ y) as u8]));
+            Scene { file: format!("{n}.webp"), picture, faces: vec![mark] }
+        };
+        (1..5).map(scene).collect()
+    }
+
+    #[test]
+    fn the_rate_rises_then_falls() {
+        let options = options(Path::new(""));
+        let rate = |epoch| options.rate_at(epoch, WARM_UP);
+        assert_eq!(rate(0.0), 0.0);
+        assert!(rate(0.5) < rate(1.0) && rate(1.0) > rate(2.0) && rate(2.0) > rate(4.0));
+        assert!((rate(4.0) - LAST_RATE * options.rate).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_stopped_run_goes_on_as_if_it_had_not_stopped() {
+        tch::set_num_threads(1);
+        let folder = tempfile::tempdir().unwrap();
+        let (options, scenes) = (options(folder.path()), scenes());
+        tch::manual_seed(1);
+        let mut run = Run::new(&options);
+        run.epoch(&options, &scenes, 0, 2).unwrap();
+        run.save(folder.path(), 1).unwrap();
+        let expected = run.epoch(&options, &scenes, 1, 2).unwrap();
+
+        let mut resumed = Run::new(&options);
+        assert_eq!(resumed.resume(folder.path()).unwrap(), 1);
+        let means = resumed.epoch(&options, &scenes, 1, 2).unwrap();
+        assert!((means.total - expected.total).abs() < 1e-4, "{means:?}, not {expected:?}");
+        let (after, wanted) = (resumed.average.vs.variables(), run.average.vs.variables());
+        for (name, value) in &wanted {
+            assert!(after[name].allclose(value, 1e-3, 1e-5, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_checkpoint_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CHECKPOINT);
+        Tensor::write_safetensors(&[("progress", Tensor::from_slice(&[1i64, 2]))], &path).unwrap();
+        let error = Run::new(&options(folder.path())).resume(folder.path()).unwrap_err();
+        assert!(error.to_string().contains(CHECKPOINT), "{error:#}");
+    }
+}
