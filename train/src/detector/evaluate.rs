@@ -95,13 +95,13 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<()> {
     let network = Network::new(&vs.root());
     vs.load(&options.weights)
         .with_context(|| format!("loading the weights {}", options.weights.display()))?;
-    let found = find(&network, vs.device(), &scenes, options.long_side);
+    let found = find(|image| network.forward(image, false), vs.device(), &scenes, options.long_side);
     println!("{:#}", serde_json::to_value(reports(&scenes, &found, options.min_score))?);
     Ok(())
 }
 
 /// A report for each data set.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reports {
     pub wider: Report,
     pub ilc: Report,
@@ -119,13 +119,20 @@ pub fn reports(scenes: &[Scene], found: &[Vec<Face>], min_score: f32) -> Reports
 }
 
 /// The faces found in each photo, in its pixels, best first, down to very low scores.
-pub fn find(network: &Network, device: Device, scenes: &[Scene], long_side: u32) -> Vec<Vec<Face>> {
+///
+/// `network` gives the outputs at [`STRIDES`] for pictures scaled by [`normalise`].
+pub fn find(
+    network: impl Fn(&Tensor) -> [Tensor; 3],
+    device: Device,
+    scenes: &[Scene],
+    long_side: u32,
+) -> Vec<Vec<Face>> {
     let mut found = Vec::with_capacity(scenes.len());
     for batch in scenes.chunks(BATCH) {
         let (pictures, scales): (Vec<_>, Vec<_>) =
             batch.iter().map(|scene| letterbox(&scene.picture, long_side)).unzip();
         let input = normalise(&stack(&pictures.iter().collect::<Vec<_>>()).to_device(device));
-        let outputs = tch::no_grad(|| network.forward(&input, false));
+        let outputs = tch::no_grad(|| network(&input));
         for (faces, scale) in decode(&outputs, LEAST_SCORE).into_iter().zip(scales) {
             found.push(faces.iter().map(|face| scaled(face, 1.0 / scale)).collect());
         }
@@ -158,7 +165,7 @@ pub fn stack(pictures: &[&Picture]) -> Tensor {
 }
 
 /// The picture at the top left of a grey square, its long side resampled to `side`; and by what it was scaled.
-fn letterbox(picture: &Picture, side: u32) -> (Picture, f32) {
+pub fn letterbox(picture: &Picture, side: u32) -> (Picture, f32) {
     let (w, h) = picture.dimensions();
     let scale = side as f32 / w.max(h) as f32;
     let pixels = |length: u32| ((length as f32 * scale).round() as u32).clamp(1, side);

@@ -126,7 +126,13 @@ pub fn train(options: &Options) -> Result<()> {
         let means = run.epoch(options, &training, epoch, steps)?;
         let seconds = started.elapsed().as_secs_f64();
         run.save(&options.out, epoch + 1)?;
-        let found = find(&run.average.network, run.average.vs.device(), &validation, MEASURED_SIDE);
+        let average = &run.average;
+        let found = find(
+            |image| average.network.forward(image, false),
+            average.vs.device(),
+            &validation,
+            MEASURED_SIDE,
+        );
         let reports = reports(&validation, &found, MIN_SCORE);
         let wider = &reports.wider;
         log::info!(
