@@ -35,6 +35,9 @@ pub struct Options {
     /// Passes over the training photos
     #[arg(long, default_value_t = 40)]
     epochs: u32,
+    /// Finish after this many minutes, with fewer epochs if need be
+    #[arg(long)]
+    minutes: Option<f64>,
     /// Samples to a step
     #[arg(long, default_value_t = 32)]
     batch: usize,
@@ -76,22 +79,28 @@ struct Metrics<'a> {
     validation: &'a Reports,
 }
 
-/// Means over an epoch.
+/// Means over the steps of an epoch.
 #[derive(Debug, Default, Serialize)]
 struct Means {
     total: f64,
     score: f64,
     boxes: f64,
     landmarks: f64,
+    steps: usize,
+    /// The last step's learning rate.
+    #[serde(skip)]
+    rate: f64,
 }
 
 impl Means {
-    fn add(&mut self, loss: &Loss, part: f64) {
-        let value = |tensor: &Tensor| tensor.double_value(&[]) * part;
-        self.total += value(&loss.total);
-        self.score += value(&loss.score);
-        self.boxes += value(&loss.boxes);
-        self.landmarks += value(&loss.landmarks);
+    fn add(&mut self, loss: &Loss) {
+        self.steps += 1;
+        let part = 1.0 / self.steps as f64;
+        let follow = |mean: &mut f64, value: &Tensor| *mean += (value.double_value(&[]) - *mean) * part;
+        follow(&mut self.total, &loss.total);
+        follow(&mut self.score, &loss.score);
+        follow(&mut self.boxes, &loss.boxes);
+        follow(&mut self.landmarks, &loss.landmarks);
     }
 }
 
@@ -121,9 +130,10 @@ pub fn train(options: &Options) -> Result<()> {
 
     let mut run = Run::new(options);
     let first = run.resume(&options.out)?;
+    let schedule = Schedule::new(options, first);
     for epoch in first..options.epochs {
         let started = Instant::now();
-        let means = run.epoch(options, &training, epoch, steps)?;
+        let Some(means) = run.epoch(options, &schedule, &training, epoch, steps)? else { break };
         let seconds = started.elapsed().as_secs_f64();
         run.save(&options.out, epoch + 1)?;
         let average = &run.average;
@@ -148,8 +158,8 @@ pub fn train(options: &Options) -> Result<()> {
             epoch: epoch + 1,
             epochs: options.epochs,
             seconds,
-            samples_per_second: (steps * options.batch) as f64 / seconds,
-            rate: options.rate_at(f64::from(epoch + 1), steps),
+            samples_per_second: means.steps as f64 * options.batch as f64 / seconds,
+            rate: means.rate,
             loss: means,
             validation: &reports,
         };
@@ -158,12 +168,35 @@ pub fn train(options: &Options) -> Result<()> {
     Ok(())
 }
 
-impl Options {
-    /// The learning rate after `epoch` epochs of `steps` steps: a linear rise, then half a cosine.
-    fn rate_at(&self, epoch: f64, steps: usize) -> f64 {
-        let warm = (epoch * steps as f64 / WARM_UP as f64).min(1.0);
-        let left = 0.5 + 0.5 * (std::f64::consts::PI * (epoch / f64::from(self.epochs)).min(1.0)).cos();
-        self.rate * warm * (LAST_RATE + (1.0 - LAST_RATE) * left)
+/// How far a run has come, and the learning rate there.
+struct Schedule {
+    epochs: f64,
+    largest_rate: f64,
+    started: Instant,
+    /// Progress at the start, and the seconds that the rest may take.
+    limit: Option<(f64, f64)>,
+}
+
+impl Schedule {
+    fn new(options: &Options, first_epoch: u32) -> Self {
+        let epochs = f64::from(options.epochs);
+        let limit = options.minutes.map(|minutes| (f64::from(first_epoch) / epochs, 60.0 * minutes));
+        Self { epochs, largest_rate: options.rate, started: Instant::now(), limit }
+    }
+
+    /// 0 at the start, 1 at the end; `epoch` counts whole epochs and parts of one.
+    fn progress(&self, epoch: f64) -> f64 {
+        let timed = self.limit.map_or(0.0, |(first, seconds)| {
+            first + (1.0 - first) * self.started.elapsed().as_secs_f64() / seconds
+        });
+        timed.max(epoch / self.epochs).min(1.0)
+    }
+
+    /// A linear rise over the first steps, then half a cosine over the progress.
+    fn rate(&self, progress: f64, step: usize) -> f64 {
+        let warm = (step as f64 / WARM_UP as f64).min(1.0);
+        let left = 0.5 + 0.5 * (std::f64::consts::PI * progress).cos();
+        self.largest_rate * warm * (LAST_RATE + (1.0 - LAST_RATE) * left)
     }
 }
 
@@ -197,7 +230,15 @@ impl Run {
         Self { current, average, adam, steps: 0 }
     }
 
-    fn epoch(&mut self, options: &Options, scenes: &[Scene], epoch: u32, steps: usize) -> Result<Means> {
+    /// One pass over `scenes`, or what the schedule leaves of it; nothing if that is nothing.
+    fn epoch(
+        &mut self,
+        options: &Options,
+        schedule: &Schedule,
+        scenes: &[Scene],
+        epoch: u32,
+        steps: usize,
+    ) -> Result<Option<Means>> {
         let cells = cells(options.side, options.side);
         let mut means = Means::default();
         std::thread::scope(|scope| {
@@ -214,21 +255,21 @@ impl Run {
                 }
             });
             for (step, samples) in ready.iter().enumerate() {
-                let rate = options.rate_at(f64::from(epoch) + step as f64 / steps as f64, steps);
-                let loss = self.step(&samples, &cells, rate);
-                means.add(&loss, 1.0 / steps as f64);
-                log::debug!(
-                    "epoch {}, step {step} of {steps}: loss {:.3}",
-                    epoch + 1,
-                    loss.total.double_value(&[])
-                );
+                let progress = schedule.progress(f64::from(epoch) + step as f64 / steps as f64);
+                if progress >= 1.0 {
+                    break;
+                }
+                means.rate = schedule.rate(progress, self.steps);
+                let loss = self.step(&samples, &cells, means.rate);
+                means.add(&loss);
+                log::debug!("epoch {}, step {step} of {steps}: loss {:.3}", epoch + 1, means.total);
                 ensure!(
                     means.total.is_finite(),
                     "the loss is no number any more; try a --rate below {}",
                     options.rate
                 );
             }
-            Ok(means)
+            Ok((means.steps > 0).then_some(means))
         })
     }
 
@@ -334,6 +375,7 @@ mod tests {
             data: PathBuf::new(),
             out: out.to_owned(),
             epochs: 4,
+            minutes: None,
             batch: 2,
             side: 64,
             rate: 1e-3,
@@ -355,11 +397,25 @@ mod tests {
 
     #[test]
     fn the_rate_rises_then_falls() {
-        let options = options(Path::new(""));
-        let rate = |epoch| options.rate_at(epoch, WARM_UP);
+        let schedule = Schedule::new(&options(Path::new("")), 0);
+        let rate = |epoch: f64| schedule.rate(schedule.progress(epoch), (epoch * WARM_UP as f64) as usize);
         assert_eq!(rate(0.0), 0.0);
         assert!(rate(0.5) < rate(1.0) && rate(1.0) > rate(2.0) && rate(2.0) > rate(4.0));
-        assert!((rate(4.0) - LAST_RATE * options.rate).abs() < 1e-12);
+        assert!((rate(4.0) - LAST_RATE * schedule.largest_rate).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_run_ends_with_its_time() {
+        let options = Options { minutes: Some(0.0), ..options(Path::new("")) };
+        let schedule = Schedule::new(&options, 1);
+        assert_eq!(schedule.progress(1.0), 1.0);
+        let none = Run::new(&options).epoch(&options, &schedule, &scenes(), 1, 2).unwrap();
+        assert!(none.is_none());
+
+        let options = Options { minutes: Some(1e6), ..options };
+        let schedule = Schedule::new(&options, 1);
+        assert!((schedule.progress(1.0) - 0.25).abs() < 1e-3);
+        assert_eq!(schedule.progress(3.0), 0.75);
     }
 
     #[test]
@@ -368,14 +424,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (options, scenes) = (options(folder.path()), scenes());
         tch::manual_seed(1);
+        let schedule = Schedule::new(&options, 0);
         let mut run = Run::new(&options);
-        run.epoch(&options, &scenes, 0, 2).unwrap();
+        run.epoch(&options, &schedule, &scenes, 0, 2).unwrap();
         run.save(folder.path(), 1).unwrap();
-        let expected = run.epoch(&options, &scenes, 1, 2).unwrap();
+        let expected = run.epoch(&options, &schedule, &scenes, 1, 2).unwrap().unwrap();
 
         let mut resumed = Run::new(&options);
         assert_eq!(resumed.resume(folder.path()).unwrap(), 1);
-        let means = resumed.epoch(&options, &scenes, 1, 2).unwrap();
+        let means = resumed.epoch(&options, &schedule, &scenes, 1, 2).unwrap().unwrap();
         assert!((means.total - expected.total).abs() < 1e-4, "{means:?}, not {expected:?}");
         let (after, wanted) = (resumed.average.vs.variables(), run.average.vs.variables());
         for (name, value) in &wanted {
