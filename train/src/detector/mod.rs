@@ -5,7 +5,7 @@
 //! pixels to nearly the whole square. For each square, [`assign`] decides by what the network says now which [`cells`]
 //! learn which face, and [`loss`] says how far off they are. Faces too small or too much cut off are ignored: they
 //! count neither as faces nor as background. After every epoch of [`run`], the average of the last steps' weights is
-//! measured on the photos kept ([`evaluate`]), decoded as the runtime does.
+//! measured on the photos kept ([`mod@evaluate`]), decoded as the runtime does.
 
 mod assign;
 mod augment;
