@@ -1,0 +1,301 @@
+//! Squares cut at random from photos, and disturbed: what the detector is trained on.
+
+use mien::{
+    frame::Picture,
+    geometry::{Landmarks, Rect, resample},
+};
+use rand::{Rng, rngs::StdRng};
+
+use super::{
+    assign::Truth,
+    scenes::{Mark, Scene},
+};
+
+/// A square picture to train on, and what is in it, in its own pixels.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pub picture: Picture,
+    pub faces: Vec<Truth>,
+    /// Where a face may be that is not asked for: too small, too much cut off, or marked so.
+    pub ignored: Vec<Rect>,
+}
+
+/// The face that a cut is made for gets a longer side in this range, as parts of the sample's side (10–220 of 256).
+const FACE_SIDE: (f32, f32) = (0.04, 0.86);
+/// The least side of a cut in pixels of the photo: less would only blow up blur.
+const LEAST_CUT: f32 = 96.0;
+/// The largest side of a cut, over the photo's longer side.
+const LARGEST_CUT: f32 = 1.6;
+/// Faces with a longer side below this many pixels of the sample are not asked for.
+const LEAST_FACE: f32 = 8.0;
+/// Faces with less than this part of their box in the sample are not asked for.
+const LEAST_VISIBLE: f32 = 0.5;
+
+/// A disturbed cut of `side` pixels from `scenes[index]`; one in six is a mosaic with three other photos' cuts.
+pub fn sample(scenes: &[Scene], index: usize, side: u32, random: &mut StdRng) -> Sample {
+    let mut sample = if random.random_bool(1.0 / 6.0) {
+        let half = side / 2;
+        let mut whole = Sample { picture: Picture::new(side, side), faces: Vec::new(), ignored: Vec::new() };
+        for (n, (x, y)) in [(0, 0), (half, 0), (0, half), (half, half)].into_iter().enumerate() {
+            let scene = if n == 0 { index } else { random.random_range(0..scenes.len()) };
+            whole.put(&cut(&scenes[scene], half, random), x, y);
+        }
+        whole
+    } else {
+        cut(&scenes[index], side, random)
+    };
+    disturb(&mut sample.picture, random);
+    sample
+}
+
+fn cut(scene: &Scene, side: u32, random: &mut StdRng) -> Sample {
+    let square = choose_square(scene, random);
+    let mut sample = Sample::from_square(scene, &square, side, [random.random(); 3]);
+    if random.random_bool(0.5) {
+        sample.flip();
+    }
+    sample
+}
+
+/// Where to cut: for one face at a random size, or a good part of the whole photo.
+fn choose_square(scene: &Scene, random: &mut StdRng) -> Rect {
+    let (w, h) = (scene.picture.width() as f32, scene.picture.height() as f32);
+    let long = w.max(h);
+    let asked: Vec<&Mark> = scene.faces.iter().filter(|mark| !mark.ignore).collect();
+    if asked.is_empty() || random.random_bool(0.4) {
+        let side = long * random.random_range(0.6..1.3);
+        return Rect::new(slide(0.0, w, w, side, random), slide(0.0, h, h, side, random), side, side);
+    }
+    let face = asked[random.random_range(0..asked.len())].rect;
+    let part = random.random_range(FACE_SIDE.0.ln()..FACE_SIDE.1.ln()).exp();
+    let side = (face.w.max(face.h) / part).clamp(LEAST_CUT, LARGEST_CUT * long);
+    let x = slide(face.x, face.right(), w, side, random);
+    let y = slide(face.y, face.bottom(), h, side, random);
+    Rect::new(x, y, side, side)
+}
+
+/// Where a cut of `side` starts along one axis so that it holds `low..high`, and mostly not more of the outside of
+/// `0..length` than it must.
+fn slide(low: f32, high: f32, length: f32, side: f32, random: &mut StdRng) -> f32 {
+    let (mut first, mut last) = ((high - side).min(low), low.max(high - side));
+    if random.random_bool(0.8) {
+        let (inner_first, inner_last) = (0f32.min(length - side), 0f32.max(length - side));
+        let (a, b) = (first.max(inner_first), last.min(inner_last));
+        if a <= b {
+            (first, last) = (a, b);
+        }
+    }
+    random.random_range(first..=last)
+}
+
+impl Sample {
+    /// The part of a photo in `square`, resampled to `side` pixels; `fill` where the square leaves the photo.
+    fn from_square(scene: &Scene, square: &Rect, side: u32, fill: [u8; 3]) -> Self {
+        let scale = side as f32 / square.w;
+        let photo = &scene.picture;
+        let (w, h) = (photo.width() as f32, photo.height() as f32);
+        let seen = intersection(square, &Rect::new(0.0, 0.0, w, h));
+        let mut picture = Picture::from_pixel(side, side, image::Rgb(fill));
+        if seen.w >= 1.0 && seen.h >= 1.0 {
+            let pixels = |length: f32| ((length * scale).round() as u32).clamp(1, side);
+            let (width, height) = (pixels(seen.w), pixels(seen.h));
+            let part = resample(photo, &seen, width, height);
+            let at = |offset: f32, length| i64::from(((offset * scale).round() as u32).min(side - length));
+            image::imageops::replace(
+                &mut picture,
+                &part,
+                at(seen.x - square.x, width),
+                at(seen.y - square.y, height),
+            );
+        }
+
+        let mut sample = Self { picture, faces: Vec::new(), ignored: Vec::new() };
+        let frame = Rect::new(0.0, 0.0, side as f32, side as f32);
+        for mark in &scene.faces {
+            let whole = mark.rect.shifted(-square.x, -square.y).scaled(scale);
+            let visible = intersection(&whole, &frame);
+            if visible.area() <= 0.0 {
+                continue;
+            }
+            let clear = visible.area() >= LEAST_VISIBLE * whole.area() && whole.w.max(whole.h) >= LEAST_FACE;
+            if mark.ignore || !clear {
+                sample.ignored.push(visible);
+                continue;
+            }
+            let place = |[x, y]: [f32; 2]| [(x - square.x) * scale, (y - square.y) * scale];
+            let inside = |&[x, y]: &[f32; 2]| x >= 0.0 && y >= 0.0 && x <= frame.w && y <= frame.h;
+            let landmarks = mark.landmarks.map(|points| points.map(place));
+            sample.faces.push(Truth {
+                rect: visible,
+                landmarks: landmarks.filter(|points| points.iter().all(inside)),
+            });
+        }
+        sample
+    }
+
+    /// Mirrors left and right; a right eye becomes a left one.
+    fn flip(&mut self) {
+        image::imageops::flip_horizontal_in_place(&mut self.picture);
+        let width = self.picture.width() as f32;
+        let mirror = |rect: &mut Rect| rect.x = width - rect.right();
+        self.ignored.iter_mut().for_each(mirror);
+        for face in &mut self.faces {
+            mirror(&mut face.rect);
+            if let Some(points) = &mut face.landmarks {
+                *points = mirrored(points, width);
+            }
+        }
+    }
+
+    /// Puts a smaller sample at (x, y).
+    fn put(&mut self, part: &Sample, x: u32, y: u32) {
+        image::imageops::replace(&mut self.picture, &part.picture, i64::from(x), i64::from(y));
+        let (x, y) = (x as f32, y as f32);
+        self.ignored.extend(part.ignored.iter().map(|rect| rect.shifted(x, y)));
+        self.faces.extend(part.faces.iter().map(|face| Truth {
+            rect: face.rect.shifted(x, y),
+            landmarks: face.landmarks.map(|points| points.map(|[px, py]| [px + x, py + y])),
+        }));
+    }
+}
+
+/// Landmarks of the mirrored face in a picture of this width.
+fn mirrored(points: &Landmarks, width: f32) -> Landmarks {
+    let mirror = |[x, y]: [f32; 2]| [width - x, y];
+    [points[1], points[0], points[2], points[4], points[3]].map(mirror)
+}
+
+fn intersection(a: &Rect, b: &Rect) -> Rect {
+    let (x, y) = (a.x.max(b.x), a.y.max(b.y));
+    Rect::new(x, y, (a.right().min(b.right()) - x).max(0.0), (a.bottom().min(b.bottom()) - y).max(0.0))
+}
+
+/// Other light, other camera: exposure, contrast, gamma and colour cast, less or no colour, blur, noise.
+fn disturb(picture: &mut Picture, random: &mut StdRng) {
+    if random.random_bool(0.7) {
+        let gain = random.random_range(0.55..1.5f32);
+        let gamma = random.random_range(0.7..1.4f32);
+        let lift = random.random_range(-0.1..0.1f32);
+        let curves: [[u8; 256]; 3] = std::array::from_fn(|_| {
+            let cast = gain * random.random_range(0.9..1.1f32);
+            std::array::from_fn(|level| {
+                let light = (level as f32 / 255.0).powf(gamma) * cast + lift;
+                (light * 255.0).round().clamp(0.0, 255.0) as u8
+            })
+        });
+        for pixel in picture.pixels_mut() {
+            for (value, curve) in pixel.0.iter_mut().zip(&curves) {
+                *value = curve[usize::from(*value)];
+            }
+        }
+    }
+    if random.random_bool(0.3) {
+        let colour = if random.random_bool(0.4) { 0 } else { random.random_range(64..400i32) };
+        for pixel in picture.pixels_mut() {
+            let [r, g, b] = pixel.0.map(i32::from);
+            let grey = (77 * r + 150 * g + 29 * b) >> 8;
+            pixel.0 = [r, g, b].map(|value| (grey + (((value - grey) * colour) >> 8)).clamp(0, 255) as u8);
+        }
+    }
+    if random.random_bool(0.12) {
+        let (side, coarse) = (picture.width(), random.random_range(0.4..0.8f32));
+        let small = (side as f32 * coarse) as u32;
+        let all = Rect::new(0.0, 0.0, side as f32, side as f32);
+        let blurred = resample(picture, &all, small, small);
+        *picture = resample(&blurred, &Rect::new(0.0, 0.0, small as f32, small as f32), side, side);
+    }
+    if random.random_bool(0.12) {
+        let strength = random.random_range(3..16i16);
+        for value in picture.iter_mut() {
+            let noise = random.random_range(-strength..=strength);
+            *value = (i16::from(*value) + noise).clamp(0, 255) as u8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// A black photo with one white face.
+    fn scene() -> Scene {
+        let rect = Rect::new(120.0, 60.0, 40.0, 50.0);
+        let picture = Picture::from_fn(300, 200, |x, y| {
+            let inside = (120..160).contains(&x) && (60..110).contains(&y);
+            image::Rgb([if inside { 255 } else { 0 }; 3])
+        });
+        let landmarks = Some([[128.0, 75.0], [150.0, 75.0], [140.0, 85.0], [130.0, 98.0], [149.0, 98.0]]);
+        Scene { file: "white.webp".into(), picture, faces: vec![Mark { rect, ignore: false, landmarks }] }
+    }
+
+    fn light(picture: &Picture, x: f32, y: f32) -> f32 {
+        f32::from(picture.get_pixel(x as u32, y as u32).0[1])
+    }
+
+    #[test]
+    fn boxes_follow_the_pixels() {
+        let scene = scene();
+        let mut random = StdRng::seed_from_u64(1);
+        let mut seen = 0;
+        for _ in 0..200 {
+            let sample = cut(&scene, 128, &mut random);
+            for face in sample.faces.iter().filter(|face| face.rect.w > 12.0) {
+                seen += 1;
+                let [cx, cy] = face.rect.centre();
+                assert!(light(&sample.picture, cx, cy) > 200.0);
+                let left = face.rect.x - 3.0;
+                // A fill colour may be bright; within the photo the surroundings are black.
+                if left > 0.0 && light(&sample.picture, left, cy) > 60.0 {
+                    assert_eq!(
+                        light(&sample.picture, left, cy),
+                        light(&sample.picture, left, 0.0),
+                        "{face:?}"
+                    );
+                }
+                if let Some(points) = face.landmarks {
+                    assert!(points[0][0] < points[1][0] && points[3][0] < points[4][0], "{points:?}");
+                    assert!(
+                        points
+                            .iter()
+                            .all(|&[x, y]| face.rect.x <= x && x <= face.rect.right() && y > face.rect.y)
+                    );
+                }
+            }
+        }
+        assert!(seen > 100, "only {seen} faces in 200 cuts");
+    }
+
+    #[test]
+    fn small_and_cut_off_faces_are_ignored() {
+        let scene = scene();
+        let tiny = Sample::from_square(&scene, &Rect::new(0.0, 0.0, 1000.0, 1000.0), 128, [0; 3]);
+        assert!(tiny.faces.is_empty());
+        assert_eq!(tiny.ignored.len(), 1);
+        let cut = Sample::from_square(&scene, &Rect::new(150.0, 0.0, 128.0, 128.0), 128, [0; 3]);
+        assert!(cut.faces.is_empty());
+        assert_eq!(cut.ignored, [Rect::new(0.0, 60.0, 10.0, 50.0)]);
+        let away = Sample::from_square(&scene, &Rect::new(170.0, 0.0, 96.0, 96.0), 128, [0; 3]);
+        assert!(away.faces.is_empty() && away.ignored.is_empty());
+    }
+
+    #[test]
+    fn flipping_twice_changes_nothing() {
+        let before = Sample::from_square(&scene(), &Rect::new(60.0, 30.0, 128.0, 128.0), 128, [9; 3]);
+        let mut after = before.clone();
+        after.flip();
+        assert_ne!(after.faces, before.faces);
+        after.flip();
+        assert_eq!(after.faces, before.faces);
+        assert_eq!(after.picture, before.picture);
+    }
+
+    #[test]
+    fn samples_depend_on_the_seed_alone() {
+        let scenes = [scene()];
+        let draw = |seed| sample(&scenes, 0, 64, &mut StdRng::seed_from_u64(seed));
+        assert_eq!(draw(5).picture, draw(5).picture);
+        assert!((0..20).any(|seed| draw(seed).picture != draw(5).picture));
+    }
+}
