@@ -6,7 +6,7 @@ mod common;
 use std::{
     collections::HashMap,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -33,8 +33,9 @@ impl Display {
                 return None;
             }
         }
+        // Without -noreset the server turns clients away for a moment whenever its last one has left.
         let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "800x600x24", "-nolisten", "tcp"])
+            .args(["-displayfd", "1", "-noreset", "-screen", "0", "800x600x24", "-nolisten", "tcp"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -52,14 +53,16 @@ impl Display {
     }
 
     /// Starts `mien run` in a window.
-    fn mien(&self, args: &[&str]) -> Child {
-        mien(["run"].iter().chain(args))
+    fn run(&self, args: &[&str]) -> Run {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let process = mien(["run"].iter().chain(args))
             .env("DISPLAY", &self.name)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
-            .unwrap()
+            .unwrap();
+        Run { process, log }
     }
 
     /// Types into the window, which lies under the pointer.
@@ -87,16 +90,13 @@ impl Display {
     }
 
     /// Looks at the display until it shows what `is_right` asks for.
-    fn wait_for(&self, what: &str, is_right: impl Fn(&Picture) -> bool) -> Picture {
-        let begun = Instant::now();
-        loop {
-            let picture = self.picture();
-            if is_right(&picture) {
-                return picture;
-            }
-            assert!(begun.elapsed() < PATIENCE, "the display does not show {what}");
-            thread::sleep(Duration::from_millis(50));
-        }
+    fn wait_for(&self, run: &mut Run, what: &str, is_right: impl Fn(&Picture) -> bool) -> Picture {
+        let mut picture = self.picture();
+        run.wait(&format!("the display to show {what}"), || {
+            picture = self.picture();
+            is_right(&picture)
+        });
+        picture
     }
 }
 
@@ -107,19 +107,52 @@ impl Drop for Display {
     }
 }
 
-/// Waits for a process to end by itself; gives its exit code and what it wrote to standard error.
-fn end(mut process: Child) -> (Option<i32>, String) {
-    let begun = Instant::now();
-    while process.try_wait().unwrap().is_none() {
-        if begun.elapsed() > PATIENCE {
-            process.kill().unwrap();
-            panic!("the program does not end");
-        }
-        thread::sleep(Duration::from_millis(20));
+/// The program in its window, ended when dropped.
+struct Run {
+    process: Child,
+    /// What it writes to standard error.
+    log: tempfile::NamedTempFile,
+}
+
+impl Run {
+    fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
     }
-    let mut text = String::new();
-    process.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    (process.wait().unwrap().code(), text)
+
+    /// Waits until something is true while the program runs.
+    fn wait(&mut self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            let ended = self.process.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < PATIENCE,
+                "waited {:?} for {what}; the program {}; its log:\n{}",
+                begun.elapsed(),
+                ended.map_or("runs".to_owned(), |status| status.to_string()),
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for the program to end by itself; gives its exit code.
+    fn end(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < PATIENCE, "the program does not end; its log:\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn count(picture: &Picture, colour: [u8; 3]) -> usize {
@@ -145,34 +178,29 @@ fn drawn(picture: &Picture) -> usize {
 fn the_demo_is_shown_with_its_overlay_and_answers_to_keys() {
     let Some(display) = Display::open() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let process = display.mien(&["--source", "demo", "--save", folder.path().to_str().unwrap()]);
-    let first = display.wait_for("a box around a face", |picture| drawn(picture) > 100);
-    display.wait_for("motion", |picture| *picture != first);
+    let mut run = display.run(&["--source", "demo", "--save", folder.path().to_str().unwrap()]);
+    let first = display.wait_for(&mut run, "a box around a face", |picture| drawn(picture) > 100);
+    display.wait_for(&mut run, "motion", |picture| *picture != first);
 
     display.xdotool(&["key", "s"]);
-    let begun = Instant::now();
-    let is_picture =
-        |entry: std::io::Result<fs::DirEntry>| entry.unwrap().path().extension() == Some("jpg".as_ref());
-    while !fs::read_dir(folder.path()).unwrap().any(is_picture) {
-        assert!(begun.elapsed() < PATIENCE, "the key s saves no picture");
-        thread::sleep(Duration::from_millis(50));
-    }
+    run.wait("the key s to save a picture", || {
+        let mut entries = fs::read_dir(folder.path()).unwrap();
+        entries.any(|entry| entry.unwrap().path().extension() == Some("jpg".as_ref()))
+    });
 
     display.xdotool(&["key", "space"]);
-    let held = || {
+    let paused = display.wait_for(&mut run, "a held picture", |picture| {
         thread::sleep(Duration::from_millis(300));
-        display.picture()
-    };
-    display.wait_for("a held picture", |picture| *picture == held());
-    let paused = display.picture();
+        *picture == display.picture()
+    });
     assert!(drawn(&paused) > 100, "the box stays while the picture is held");
     display.xdotool(&["key", "l"]);
-    display.wait_for("landmarks", |picture| count(picture, [255; 3]) >= count(&paused, [255; 3]) + 20);
+    let white = count(&paused, [255; 3]);
+    display.wait_for(&mut run, "landmarks", |picture| count(picture, [255; 3]) >= white + 20);
 
     display.xdotool(&["key", "q"]);
-    let (code, log) = end(process);
-    assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("processed"), "a summary: {log}");
+    assert_eq!(run.end(), Some(0), "{}", run.log());
+    assert!(run.log().contains("processed"), "a summary: {}", run.log());
 }
 
 #[test]
@@ -184,21 +212,20 @@ fn colours_and_aspect_are_right_in_a_window_of_any_shape() {
     for i in 0..30 {
         picture.save(folder.path().join(format!("{i:02}.png"))).unwrap();
     }
-    let process = display.mien(&["--source", folder.path().to_str().unwrap()]);
-    let shown =
-        display.wait_for("the whole picture", |picture| extent(picture, &[left, right]) == (640, 480));
+    let mut run = display.run(&["--source", folder.path().to_str().unwrap()]);
+    let shown = display
+        .wait_for(&mut run, "the whole picture", |picture| extent(picture, &[left, right]) == (640, 480));
     assert_eq!(shown.get_pixel(200, 300).0, left);
     assert_eq!(shown.get_pixel(600, 300).0, right);
 
     display.xdotool(&["search", "--name", "mien", "windowsize", "300", "500", "windowmove", "0", "0"]);
-    display.wait_for("the picture in a tall window", |picture| {
+    display.wait_for(&mut run, "the picture in a tall window", |picture| {
         let (width, height) = extent(picture, &[left, right]);
         width == 300 && (height as i32 - 225).abs() <= 1
     });
 
     display.xdotool(&["mousemove", "100", "200", "key", "Escape"]);
-    let (code, log) = end(process);
-    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(run.end(), Some(0), "{}", run.log());
 }
 
 #[test]
