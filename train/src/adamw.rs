@@ -8,6 +8,7 @@ pub struct AdamW {
     parameters: Vec<Parameter>,
     steps: i64,
     weight_decay: f64,
+    largest_norm: f64,
 }
 
 #[derive(Debug)]
@@ -35,7 +36,25 @@ impl AdamW {
             })
             .collect();
         parameters.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { parameters, steps: 0, weight_decay }
+        Self { parameters, steps: 0, weight_decay, largest_norm: f64::INFINITY }
+    }
+
+    /// Scales gradients down to this L2 norm over all variables (Pascanu et al., 2013).
+    pub fn clipped(self, largest_norm: f64) -> Self {
+        Self { largest_norm, ..self }
+    }
+
+    /// What every gradient is multiplied by to keep the largest norm.
+    fn clipping(&self) -> f64 {
+        if self.largest_norm.is_infinite() {
+            return 1.0;
+        }
+        let gradients = self.parameters.iter().map(|parameter| parameter.value.grad());
+        let norms: Vec<Tensor> = gradients.filter(Tensor::defined).map(|gradient| gradient.norm()).collect();
+        if norms.is_empty() {
+            return 1.0;
+        }
+        (self.largest_norm / Tensor::stack(&norms, 0).norm().double_value(&[]).max(EPSILON)).min(1.0)
     }
 
     /// Moves every variable against its gradient by a step of size `rate`, and clears the gradients.
@@ -44,11 +63,15 @@ impl AdamW {
         self.steps += 1;
         let (correct_mean, correct_square) =
             (1.0 - BETAS.0.powf(self.steps as f64), 1.0 - BETAS.1.powf(self.steps as f64));
+        let clipping = self.clipping();
         tch::no_grad(|| {
             for Parameter { value, mean, square, .. } in &mut self.parameters {
                 let mut gradient = value.grad();
                 if !gradient.defined() {
                     continue;
+                }
+                if clipping < 1.0 {
+                    let _ = gradient.g_mul_scalar_(clipping);
                 }
                 let _ = mean.lerp_(&gradient, 1.0 - BETAS.0);
                 let _ = square.lerp_(&gradient.square(), 1.0 - BETAS.1);
@@ -105,6 +128,17 @@ mod tests {
         adam.step(&(&value * 7.0).sum(Kind::Float), 0.01);
         let expected = 2.0 * (1.0 - 0.01 * 0.1) - 0.01;
         assert!((value.double_value(&[0, 0]) - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn large_gradients_are_clipped_together() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let [a, b] = ["a", "b"].map(|name| vs.root().var(name, &[1], nn::Init::Const(0.0)));
+        let mut adam = AdamW::new(&vs, 0.0).clipped(1.0);
+        adam.step(&(&a * 3.0 + &b * 4.0).sum(Kind::Float), 0.01);
+        let mean =
+            |name: &str| adam.parameters.iter().find(|p| p.name == name).unwrap().mean.double_value(&[0]);
+        assert!((mean("a") - 0.1 * 0.6).abs() < 1e-6 && (mean("b") - 0.1 * 0.8).abs() < 1e-6);
     }
 
     #[test]

@@ -1,6 +1,12 @@
 mod adamw;
 mod archive;
+mod checkpoint;
+mod classifier;
 mod detector;
+mod device;
+mod efficientnet;
+mod mask_synthesis;
+mod metrics;
 
 use anyhow::Result;
 use clap::Parser;
@@ -12,6 +18,14 @@ enum Command {
     Detector(detector::Options),
     /// Measure the face detector on the photos kept from its training
     EvaluateDetector(detector::EvaluateOptions),
+    /// Train the attribute classifier: mask, gender, age
+    Classifier(classifier::Options),
+    /// Measure the attribute classifier on the photos kept from its training
+    EvaluateClassifier(classifier::EvaluateOptions),
+    /// Paint masks on faces of the data packs and show them side by side
+    Masks(mask_synthesis::SheetOptions),
+    /// Paint a mask on the face in a picture
+    MaskPhoto(mask_synthesis::PhotoOptions),
 }
 
 fn main() -> Result<()> {
@@ -19,5 +33,9 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Detector(options) => detector::train(&options),
         Command::EvaluateDetector(options) => detector::evaluate(&options),
+        Command::Classifier(options) => classifier::train(&options),
+        Command::EvaluateClassifier(options) => classifier::evaluate(&options),
+        Command::Masks(options) => mask_synthesis::sheet(&options),
+        Command::MaskPhoto(options) => mask_synthesis::photo(&options),
     }
 }
