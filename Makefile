@@ -27,7 +27,8 @@ test: setup-train
 	$(WITH_TORCH) cargo test --release --workspace
 
 test-data: setup-train
-	$(WITH_TORCH) MIEN_DATA="$(abspath $(DATA))" cargo test --release --test data -- --nocapture --test-threads 1
+	$(WITH_TORCH) cargo build --release --workspace
+	$(WITH_TORCH) "$${CARGO_TARGET_DIR:-target}/release/mien-train" measure --data "$(DATA)"
 
 check: setup-train
 	cargo fmt --all --check

@@ -6,6 +6,7 @@ mod detector;
 mod device;
 mod efficientnet;
 mod mask_synthesis;
+mod measure;
 mod metrics;
 
 use anyhow::Result;
@@ -22,6 +23,8 @@ enum Command {
     Classifier(classifier::Options),
     /// Measure the attribute classifier on the photos kept from its training
     EvaluateClassifier(classifier::EvaluateOptions),
+    /// Measure the exported files through the runtime on photos kept from training
+    Measure(measure::Options),
     /// Paint masks on faces of the data packs and show them side by side
     Masks(mask_synthesis::SheetOptions),
     /// Paint a mask on the face in a picture
@@ -35,6 +38,7 @@ fn main() -> Result<()> {
         Command::EvaluateDetector(options) => detector::evaluate(&options),
         Command::Classifier(options) => classifier::train(&options),
         Command::EvaluateClassifier(options) => classifier::evaluate(&options),
+        Command::Measure(options) => measure::measure(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),
         Command::MaskPhoto(options) => mask_synthesis::photo(&options),
     }

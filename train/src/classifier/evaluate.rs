@@ -212,9 +212,24 @@ impl Validation {
             Tensor::cat(&parts, 0)
         });
         let logits = Vec::<f32>::try_from(logits.flatten(0, -1).to_device(Device::Cpu))?;
+        let answer = |row| Attributes::from_logits(row, Temperatures::default());
+        Ok(self.report(&logits.chunks_exact(LOGITS).map(answer).collect::<Vec<_>>()))
+    }
+
+    /// What the network is shown of each face.
+    pub fn crops(&self) -> Result<Vec<Picture>> {
+        let bytes = Vec::<u8>::try_from(self.crops.flatten(0, -1).to_device(Device::Cpu))?;
+        let crops = bytes.chunks_exact((3 * INPUT_SIZE * INPUT_SIZE) as usize);
+        crops
+            .map(|crop| Picture::from_raw(INPUT_SIZE, INPUT_SIZE, crop.to_vec()))
+            .collect::<Option<_>>()
+            .context("a crop has another size")
+    }
+
+    /// How good `answers` are, one for each of [`Validation::crops`].
+    pub fn report(&self, answers: &[Attributes]) -> Report {
         let [mut utkface, mut fairface, mut painted, mut masks, mut pasted]: [Tally; 5] = Default::default();
-        for ((face, wear), row) in self.faces.iter().zip(&self.painted).zip(logits.chunks_exact(LOGITS)) {
-            let answer = Attributes::from_logits(row, Temperatures::default());
+        for ((face, wear), answer) in self.faces.iter().zip(&self.painted).zip(answers) {
             let mask = wear.map_or(face.mask, Wear::label);
             match (face.set, wear) {
                 (Set::UtkFace, None) => &mut utkface,
@@ -223,14 +238,14 @@ impl Validation {
                 (Set::Masks, _) if face.synthetic => &mut pasted,
                 (Set::Masks, _) => &mut masks,
             }
-            .add(face, mask, &answer);
+            .add(face, mask, answer);
         }
-        Ok(Report {
+        Report {
             utkface: utkface.faces(),
             fairface: fairface.faces(),
             painted: painted.faces(),
             masks: masks.masks(),
             pasted: pasted.masks(),
-        })
+        }
     }
 }

@@ -16,5 +16,6 @@ pub mod network;
 mod run;
 mod scenes;
 
-pub use evaluate::{EvaluateOptions, evaluate};
+pub use evaluate::{EvaluateOptions, evaluate, reports};
 pub use run::{Options, train};
+pub use scenes::{Split, read_marks, read_scenes};

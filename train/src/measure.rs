@@ -1,0 +1,99 @@
+//! The shipped files, measured through the runtime on photos kept from training.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressIterator};
+use mien::{classify::Classifier, detect::Detector, engine::EngineKind, models::Model};
+use serde_json::json;
+use tch::Device;
+
+use crate::{
+    classifier::{evaluate::Validation, labels},
+    detector,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The folder that holds the data packs
+    #[arg(long)]
+    data: PathBuf,
+    /// The folder that holds the files and their cards
+    #[arg(long, default_value = "models")]
+    models: PathBuf,
+    /// The longer side of a photo as the detector sees it, in pixels
+    #[arg(long, default_value_t = 320)]
+    detect_size: u32,
+    /// Chooses the scenes: the seed of the detector's training run
+    #[arg(long, default_value_t = 0)]
+    detector_seed: u64,
+    /// Chooses the faces: the seed of the classifier's training run
+    #[arg(long, default_value_t = 1)]
+    classifier_seed: u64,
+    /// The part of the faces that training kept, 0–1
+    #[arg(long, default_value_t = 0.1)]
+    holdout: f64,
+}
+
+/// Boxes are ranked down to this score for the average precision.
+const LEAST_SCORE: f32 = 0.02;
+
+/// What a shipped file must reach at least.
+const FLOORS: [(&str, f64); 4] = [
+    ("/detector/wider/recall", 0.80),
+    ("/classifier/masks/macro_f1", 0.85),
+    ("/classifier/utkface/gender_accuracy", 0.85),
+    ("/classifier/utkface/age_group_accuracy", 0.70),
+];
+
+/// Prints the figures as one JSON object, and fails if one is below its floor.
+pub fn measure(options: &Options) -> Result<()> {
+    let figures = json!({ "detector": scenes(options)?, "classifier": faces(options)? });
+    println!("{figures:#}");
+    let mut missed = Vec::new();
+    for (figure, floor) in FLOORS {
+        let found = figures.pointer(figure).and_then(|value| value.as_f64()).unwrap_or(f64::NAN);
+        let verdict = if found >= floor { "passed" } else { "missed" };
+        eprintln!("{verdict}: {figure} {found:.4}, at least {floor:.2} wanted");
+        if found < floor || found.is_nan() {
+            missed.push(figure);
+        }
+    }
+    if !missed.is_empty() {
+        bail!("below the floor: {}; retrain, or do not ship these files", missed.join(", "));
+    }
+    Ok(())
+}
+
+fn scenes(options: &Options) -> Result<serde_json::Value> {
+    let model = Model::face(Some(&options.models))?;
+    let engine = EngineKind::default();
+    let mut detector = Detector::new(&model, engine, options.detect_size, Some(LEAST_SCORE))?;
+    let marks = detector::read_marks(&options.data)?;
+    let split = detector::Split::of(marks.keys().map(String::as_str), options.detector_seed);
+    let scenes = detector::read_scenes(&options.data, &split.validation, &marks)?;
+    let progress = ProgressBar::new(scenes.len() as u64).with_message("finding faces");
+    let found: Vec<_> = scenes
+        .iter()
+        .progress_with(progress)
+        .map(|scene| detector.detect(&scene.picture))
+        .collect::<Result<_, _>>()?;
+    Ok(serde_json::to_value(detector::reports(&scenes, &found, model.card.settings.min_score))?)
+}
+
+fn faces(options: &Options) -> Result<serde_json::Value> {
+    let model = Model::attributes(Some(&options.models))?;
+    let mut classifier = Classifier::new(&model, EngineKind::default())?;
+    let split = labels::Split { seed: options.classifier_seed, holdout: options.holdout };
+    let mut faces = labels::read_all(&options.data)?;
+    faces.retain(|face| split.holds_out(&face.photo));
+    let validation = Validation::load(&options.data, faces, Device::Cpu)?;
+    let crops = validation.crops()?;
+    let progress = ProgressBar::new(crops.len() as u64).with_message("classifying faces");
+    let answers: Vec<_> = crops
+        .iter()
+        .progress_with(progress)
+        .map(|crop| classifier.attributes(crop))
+        .collect::<Result<_, _>>()?;
+    Ok(serde_json::to_value(validation.report(&answers))?)
+}
