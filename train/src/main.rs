@@ -5,6 +5,7 @@ mod classifier;
 mod detector;
 mod device;
 mod efficientnet;
+mod export;
 mod mask_synthesis;
 mod measure;
 mod metrics;
@@ -23,6 +24,8 @@ enum Command {
     Classifier(classifier::Options),
     /// Measure the attribute classifier on the photos kept from its training
     EvaluateClassifier(classifier::EvaluateOptions),
+    /// Write trained weights as an ONNX file with its model card
+    Export(export::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
     /// Paint masks on faces of the data packs and show them side by side
@@ -38,6 +41,7 @@ fn main() -> Result<()> {
         Command::EvaluateDetector(options) => detector::evaluate(&options),
         Command::Classifier(options) => classifier::train(&options),
         Command::EvaluateClassifier(options) => classifier::evaluate(&options),
+        Command::Export(options) => export::export(&options),
         Command::Measure(options) => measure::measure(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),
         Command::MaskPhoto(options) => mask_synthesis::photo(&options),

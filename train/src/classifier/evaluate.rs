@@ -71,6 +71,14 @@ pub fn runtime_crop(picture: &Picture, face: &Face) -> Picture {
     crop(picture, &crop_square(&face.rect(), CROP), INPUT_SIZE)
 }
 
+/// What logits of [`LOGITS`] each say.
+pub fn answers(logits: &[f32], temperatures: Temperatures) -> Vec<Attributes> {
+    logits.chunks_exact(LOGITS).map(|row| Attributes::from_logits(row, temperatures)).collect()
+}
+
+/// Faces that go through the network together.
+const BATCH: i64 = 128;
+
 /// Held-out faces, and the UTKFace ones once more with painted masks.
 pub struct Validation {
     /// Bytes `[N, 112, 112, 3]`.
@@ -206,14 +214,24 @@ impl Validation {
 
     /// Applies the network to all faces.
     pub fn run(&self, net: &EfficientNet) -> Result<Report> {
+        let logits = self.logits(|images| net.forward(images, false))?;
+        Ok(self.report(&answers(&logits, Temperatures::default())))
+    }
+
+    /// The logits that a network gives for all faces, [`LOGITS`] each; the network takes `[N, 3, 112, 112]`,
+    /// normalised.
+    pub fn logits(&self, network: impl Fn(&Tensor) -> Tensor) -> Result<Vec<f32>> {
         let logits = no_grad(|| {
-            let parts = self.crops.split(128, 0);
-            let parts: Vec<Tensor> = parts.iter().map(|part| net.forward(&normalise(part), false)).collect();
+            let parts = self.crops.split(BATCH, 0);
+            let parts: Vec<Tensor> = parts.iter().map(|part| network(&normalise(part))).collect();
             Tensor::cat(&parts, 0)
         });
-        let logits = Vec::<f32>::try_from(logits.flatten(0, -1).to_device(Device::Cpu))?;
-        let answer = |row| Attributes::from_logits(row, Temperatures::default());
-        Ok(self.report(&logits.chunks_exact(LOGITS).map(answer).collect::<Vec<_>>()))
+        Ok(Vec::<f32>::try_from(logits.flatten(0, -1).to_device(Device::Cpu))?)
+    }
+
+    /// All faces with their masks, painted ones included, in the order of [`Validation::crops`].
+    pub fn faces(&self) -> impl Iterator<Item = (&Face, Mask)> {
+        self.faces.iter().zip(&self.painted).map(|(face, wear)| (face, wear.map_or(face.mask, Wear::label)))
     }
 
     /// What the network is shown of each face.
@@ -229,8 +247,7 @@ impl Validation {
     /// How good `answers` are, one for each of [`Validation::crops`].
     pub fn report(&self, answers: &[Attributes]) -> Report {
         let [mut utkface, mut fairface, mut painted, mut masks, mut pasted]: [Tally; 5] = Default::default();
-        for ((face, wear), answer) in self.faces.iter().zip(&self.painted).zip(answers) {
-            let mask = wear.map_or(face.mask, Wear::label);
+        for (((face, mask), wear), answer) in self.faces().zip(&self.painted).zip(answers) {
             match (face.set, wear) {
                 (Set::UtkFace, None) => &mut utkface,
                 (Set::UtkFace, Some(_)) => &mut painted,

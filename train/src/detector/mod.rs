@@ -16,6 +16,6 @@ pub mod network;
 mod run;
 mod scenes;
 
-pub use evaluate::{EvaluateOptions, evaluate, reports};
+pub use evaluate::{EvaluateOptions, Reports, evaluate, find, letterbox, reports, stack};
 pub use run::{Options, train};
-pub use scenes::{Split, read_marks, read_scenes};
+pub use scenes::{Scene, Split, read_marks, read_scenes};

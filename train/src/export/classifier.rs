@@ -1,0 +1,125 @@
+//! The attribute classifier: calibration and checking faces, temperatures, card.
+
+use anyhow::{Result, ensure};
+use mien::{
+    attributes::{AgeGroup, Attributes, Thresholds},
+    models::ClassifierSettings,
+};
+use serde::Serialize;
+use serde_json::Value;
+use tch::{Device, Tensor};
+
+use super::{
+    BATCH, Difference, Options,
+    card::{self, About},
+    draw,
+    lower::{self, Variables},
+    onnx,
+    temperature::{Truth, temperatures},
+    training_figures,
+};
+use crate::classifier::{
+    dataset::{normalise, read_pictures, to_tensor},
+    evaluate::{CROP, INPUT_SIZE, Report, Validation, answers, runtime_crop},
+    labels::{Face, SplitFile, read_all},
+};
+
+/// What was measured on held-out faces.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// Of the trained network.
+    trained: Report,
+    /// Of the network in the file.
+    file: Report,
+    logits: Difference,
+    same: Same,
+}
+
+/// The part of faces to which the trained network and the file give the same label.
+#[derive(Debug, Serialize)]
+struct Same {
+    mask: f64,
+    gender: f64,
+    age: f64,
+    class18: f64,
+}
+
+/// Writes `attributes.onnx` and its card; returns what was measured.
+pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
+    let mut graph = lower::classifier(variables, i64::from(INPUT_SIZE))?;
+    let SplitFile { split, .. } = options.split()?;
+    let (held_out, training): (Vec<Face>, Vec<Face>) =
+        read_all(&options.data)?.into_iter().partition(|face| split.holds_out(&face.photo));
+    let held_out = draw(held_out, options.check);
+    ensure!(!held_out.is_empty(), "no face is held out; --check must be at least 1");
+
+    let quantized = options.quantize(&mut graph, &batches(options, &draw(training, options.calibration))?)?;
+    let validation = Validation::load(&options.data, held_out, Device::Cpu)?;
+    let trained = validation.logits(|images| logits(graph.run(images)))?;
+    let file = match &quantized {
+        Some(quantized) => validation.logits(|images| logits(quantized.run(&graph, images)))?,
+        None => trained.clone(),
+    };
+    let temperatures = temperatures(&file, &truths(&validation));
+    let measured = serde_json::to_value(Measured {
+        trained: validation.report(&answers(&trained, temperatures)),
+        file: validation.report(&answers(&file, temperatures)),
+        logits: Difference::between(&Tensor::from_slice(&trained), &Tensor::from_slice(&file)),
+        same: same(&answers(&trained, temperatures), &answers(&file, temperatures)),
+    })?;
+    let settings = ClassifierSettings {
+        input_size: INPUT_SIZE,
+        crop: CROP,
+        temperatures,
+        thresholds: Thresholds {
+            mask: options.mask_threshold,
+            gender: options.gender_threshold,
+            age: options.age_threshold,
+        },
+    };
+    let about = About {
+        facts: &card::CLASSIFIER,
+        format: options.format(),
+        training: training_figures(&options.weights, "report")?,
+        export: measured.clone(),
+    };
+    card::write(&options.out, "attributes", &onnx::encode(&graph, quantized.as_ref()), settings, &about)?;
+    Ok(measured)
+}
+
+/// Faces as the program crops them, normalised.
+fn batches(options: &Options, faces: &[Face]) -> Result<Vec<Tensor>> {
+    let pictures = read_pictures(&options.data, faces)?;
+    let crops: Vec<_> =
+        pictures.iter().zip(faces).map(|(picture, face)| runtime_crop(picture, face)).collect();
+    Ok(crops.chunks(BATCH).map(|crops| normalise(&to_tensor(crops))).collect())
+}
+
+/// The graph's only output.
+fn logits(mut outputs: Vec<Tensor>) -> Tensor {
+    outputs.remove(0)
+}
+
+fn truths(validation: &Validation) -> Vec<Truth> {
+    let truth = |(face, mask): (&Face, _)| {
+        // A range of ages that spans two groups says nothing of the group.
+        let age = face.age.as_ref().and_then(|age| {
+            let [low, high] = [age.start(), age.end()].map(|&years| AgeGroup::of_years(f32::from(years)));
+            (low == high).then_some(low)
+        });
+        Truth { mask, gender: face.gender, age }
+    };
+    validation.faces().map(truth).collect()
+}
+
+fn same(trained: &[Attributes], file: &[Attributes]) -> Same {
+    let part = |same: fn(&Attributes, &Attributes) -> bool| {
+        trained.iter().zip(file).filter(|(a, b)| same(a, b)).count() as f64 / trained.len() as f64
+    };
+    Same {
+        mask: part(|a, b| a.best().0 == b.best().0),
+        gender: part(|a, b| a.best().1 == b.best().1),
+        age: part(|a, b| a.best().2 == b.best().2),
+        class18: part(|a, b| a.class18() == b.class18()),
+    }
+}

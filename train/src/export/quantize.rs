@@ -1,0 +1,291 @@
+//! Post-training quantisation: uint8 values per tensor, int8 weights per output channel, int32 biases.
+//!
+//! Channels are equalised first ([`equalize`]). Ranges come from calibration pictures by three rules (Nagel et al.
+//! 2021, arXiv:2106.08295, section 3.1), with bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2);
+//! the rule whose outputs come nearest to the float network's is kept.
+
+use anyhow::{Context, Result, ensure};
+use log::info;
+use tch::{Kind, Tensor, no_grad};
+
+use super::{
+    equalize::equalize,
+    graph::{Graph, IMAGE, Op, Parameters},
+};
+
+/// How a uint8 `q` is read: `(q − zero_point) × scale`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine {
+    pub scale: f32,
+    pub zero_point: u8,
+}
+
+impl Affine {
+    /// How the networks read pixels.
+    pub const PIXELS: Affine = Affine { scale: 1.0 / 128.0, zero_point: 128 };
+
+    /// Covers `low..=high` and zero, which is met exactly: padding is zero.
+    fn covering(low: f64, high: f64) -> Affine {
+        let (low, high) = (low.min(0.0), high.max(0.0));
+        let scale = ((high - low) / 255.0).max(1e-8);
+        Affine { scale: scale as f32, zero_point: (-low / scale).round() as u8 }
+    }
+
+    /// The nearest values that uint8 can hold.
+    fn round(self, x: &Tensor) -> Tensor {
+        x.fake_quantize_per_tensor_affine(f64::from(self.scale), i64::from(self.zero_point), 0, 255)
+    }
+}
+
+/// A layer's parameters as integers.
+#[derive(Debug)]
+pub struct Integers {
+    /// int8, as the float weight is laid out; −127 to 127.
+    pub weight: Tensor,
+    /// f32 `[out]`: `weight × weight_scale` is the float weight.
+    pub weight_scale: Tensor,
+    /// int32 `[out]`.
+    pub bias: Tensor,
+    /// f32 `[out]`, the input's scale × `weight_scale`.
+    pub bias_scale: Tensor,
+}
+
+impl Integers {
+    fn new(float: &Parameters, input_scale: f32) -> Integers {
+        let Parameters { weight, bias } = float;
+        let input_scale = f64::from(input_scale);
+        let largest = weight.abs().flatten(1, -1).amax([1].as_slice(), false);
+        // A channel of nearly no weight needs a scale that still lets its bias fit int32.
+        let least = bias.abs() / (input_scale * f64::from(1 << 30));
+        let weight_scale = (largest / 127.0).maximum(&least).clamp_min(1e-12);
+        let bias_scale = &weight_scale * input_scale;
+        Integers {
+            weight: (weight / per_channel(&weight_scale, weight.dim())).round().to_kind(Kind::Int8),
+            bias: (bias.to_kind(Kind::Double) / &bias_scale).round().to_kind(Kind::Int),
+            weight_scale,
+            bias_scale,
+        }
+    }
+
+    /// The parameters that the integers stand for.
+    fn float(&self) -> Parameters {
+        Parameters {
+            weight: self.weight.to_kind(Kind::Float) * per_channel(&self.weight_scale, self.weight.dim()),
+            bias: self.bias.to_kind(Kind::Float) * &self.bias_scale,
+        }
+    }
+}
+
+/// A per-channel vector, shaped to multiply a weight.
+fn per_channel(vector: &Tensor, dims: usize) -> Tensor {
+    let mut shape = vec![1; dims];
+    shape[0] = -1;
+    vector.view(shape.as_slice())
+}
+
+/// A graph in integers.
+#[derive(Debug)]
+pub struct Quantized {
+    /// How each of the graph's values is stored; outputs stay f32.
+    pub values: Vec<Option<Affine>>,
+    /// Parameters of each layer that has any.
+    pub parameters: Vec<Option<Integers>>,
+}
+
+impl Quantized {
+    /// Rounds the graph's parameters, layer by layer, correcting each bias by the mean error that its channel
+    /// shows on `image` (normalised pictures) once everything before it is rounded.
+    fn new(graph: &Graph, values: Vec<Option<Affine>>, image: &Tensor) -> Result<Quantized> {
+        let mut quantized = Quantized { values, parameters: Vec::with_capacity(graph.layers.len()) };
+        let exact = graph.values(image);
+        let mut rounded = vec![image.shallow_clone()];
+        for (index, layer) in graph.layers.iter().enumerate() {
+            let integers = match layer.op.parameters() {
+                None => None,
+                Some(float) => {
+                    let input = quantized.values[layer.inputs[0]].with_context(|| {
+                        format!("layer {}: its input is an output and stays f32", layer.name)
+                    })?;
+                    let first = Integers::new(float, input.scale);
+                    let error = layer.forward(&exact, None) - layer.forward(&rounded, Some(&first.float()));
+                    let dims: Vec<i64> = (0..error.dim() as i64).filter(|&d| d != 1).collect();
+                    let bias = &float.bias + error.mean_dim(dims.as_slice(), false, None);
+                    let corrected = Parameters { weight: float.weight.shallow_clone(), bias };
+                    Some(Integers::new(&corrected, input.scale))
+                }
+            };
+            quantized.parameters.push(integers);
+            let value = quantized.layer(graph, index, &rounded);
+            rounded.push(value);
+        }
+        Ok(quantized)
+    }
+
+    /// What the quantised layer makes.
+    fn layer(&self, graph: &Graph, index: usize, values: &[Tensor]) -> Tensor {
+        let layer = &graph.layers[index];
+        let float = self.parameters[index].as_ref().map(Integers::float);
+        let value = layer.op.activation().apply(layer.forward(values, float.as_ref()));
+        match self.values[index + 1] {
+            Some(affine) => affine.round(&value),
+            None => value,
+        }
+    }
+
+    /// The outputs for normalised pictures `[n, 3, h, w]`: the reference for programs that run the integers.
+    pub fn run(&self, graph: &Graph, image: &Tensor) -> Vec<Tensor> {
+        let mut values = vec![image.shallow_clone()];
+        for index in 0..graph.layers.len() {
+            values.push(self.layer(graph, index, &values));
+        }
+        graph.outputs_of(&values)
+    }
+}
+
+/// How a value's range is chosen from what calibration saw of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Range {
+    /// Everything seen.
+    Full,
+    /// All but one in ten thousand at each end.
+    Percentile,
+    /// The part of the full range with the least squared rounding and clipping error.
+    LeastError,
+}
+
+/// What calibration saw of a value.
+struct Seen {
+    low: f64,
+    high: f64,
+    /// Values drawn at random.
+    sample: Tensor,
+}
+
+/// Values drawn per tensor over all calibration pictures.
+const SAMPLE: i64 = 100_000;
+
+impl Seen {
+    fn affine(&self, range: Range) -> Affine {
+        match range {
+            Range::Full => Affine::covering(self.low, self.high),
+            Range::Percentile => {
+                let (sorted, _) = self.sample.sort(0, false);
+                let tail = (sorted.size()[0] as f64 * 1e-4).round() as i64;
+                let at = |index: i64| sorted.double_value(&[index]);
+                Affine::covering(at(tail), at(sorted.size()[0] - 1 - tail))
+            }
+            Range::LeastError => {
+                let error = |affine: &Affine| {
+                    (affine.round(&self.sample) - &self.sample).square().mean(None).double_value(&[])
+                };
+                (0..60)
+                    .map(|step| 1.0 - f64::from(step) * 0.0125)
+                    .map(|part| Affine::covering(self.low * part, self.high * part))
+                    .min_by(|a, b| error(a).total_cmp(&error(b)))
+                    .unwrap_or(Affine::covering(self.low, self.high))
+            }
+        }
+    }
+}
+
+/// Runs the float network over the calibration batches.
+fn observe(graph: &Graph, batches: &[Tensor]) -> Vec<Seen> {
+    let mut seen: Vec<(f64, f64, Vec<Tensor>)> = Vec::new();
+    seen.resize_with(graph.layers.len() + 1, || (0.0, 0.0, Vec::new()));
+    for batch in batches {
+        for (value, (low, high, samples)) in graph.values(batch).iter().zip(&mut seen) {
+            *low = low.min(value.min().double_value(&[]));
+            *high = high.max(value.max().double_value(&[]));
+            let wanted = SAMPLE / batches.len() as i64;
+            let drawn = Tensor::randint(value.numel() as i64, [wanted], (Kind::Int64, value.device()));
+            samples.push(value.take(&drawn));
+        }
+    }
+    seen.into_iter()
+        .map(|(low, high, samples)| Seen { low, high, sample: Tensor::cat(&samples, 0) })
+        .collect()
+}
+
+/// Quantises a network by what it does on calibration pictures. The graph's parameters change, what it computes
+/// does not.
+///
+/// `batches` are normalised pictures `[n, 3, h, w]`; the last is kept for choosing the ranges' rule, so there are
+/// at least two.
+pub fn quantize(graph: &mut Graph, batches: &[Tensor]) -> Result<Quantized> {
+    ensure!(batches.len() >= 2, "calibration needs at least two batches of pictures, not {}", batches.len());
+    let (held_out, seen_batches) = batches.split_last().context("no calibration pictures")?;
+    no_grad(|| {
+        equalize(graph, &seen_batches[0]);
+        let seen = observe(graph, seen_batches);
+        let exact = graph.run(held_out);
+        let mut best: Option<(f64, Quantized)> = None;
+        for range in [Range::Full, Range::Percentile, Range::LeastError] {
+            let quantized = Quantized::new(graph, affines(graph, &seen, range), &seen_batches[0])?;
+            let error = relative_error(&exact, &quantized.run(graph, held_out));
+            info!("{}: ranges by {range:?}: relative error {error:.5}", graph.name);
+            if best.as_ref().is_none_or(|(least, _)| error < *least) {
+                best = Some((error, quantized));
+            }
+        }
+        best.map(|(_, quantized)| quantized).context("no rule for ranges")
+    })
+}
+
+/// How each value is stored.
+fn affines(graph: &Graph, seen: &[Seen], range: Range) -> Vec<Option<Affine>> {
+    let mut affines = vec![None; seen.len()];
+    affines[IMAGE] = Some(Affine::PIXELS);
+    for (index, layer) in graph.layers.iter().enumerate() {
+        let value = index + 1;
+        if graph.output_name(value).is_none() {
+            affines[value] = match layer.op {
+                Op::Upsample2x => affines[layer.inputs[0]],
+                _ => Some(seen[value].affine(range)),
+            };
+        }
+    }
+    affines
+}
+
+/// Mean over the outputs of the squared error over the variance.
+fn relative_error(exact: &[Tensor], found: &[Tensor]) -> f64 {
+    let errors = exact.iter().zip(found).map(|(exact, found)| {
+        let variance = exact.var(false).double_value(&[]).max(1e-12);
+        (exact - found).square().mean(None).double_value(&[]) / variance
+    });
+    errors.sum::<f64>() / exact.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_exact_and_the_ends_are_covered() {
+        for (low, high) in [(-1.0, 2.0), (0.0, 6.0), (0.5, 6.0), (-3.0, -1.0), (-0.01, 5.0)] {
+            let affine = Affine::covering(low, high);
+            let ends = Tensor::from_slice(&[low, 0.0, high]).to_kind(Kind::Float);
+            let rounded = affine.round(&ends);
+            assert_eq!(rounded.double_value(&[1]), 0.0);
+            let worst = (&rounded - &ends).abs().max().double_value(&[]);
+            assert!(worst <= f64::from(affine.scale) / 2.0 + 1e-6, "{low}..{high}: {worst}");
+        }
+    }
+
+    #[test]
+    fn clipping_ranges_start_at_zero_point_zero() {
+        assert_eq!(Affine::covering(0.0, 6.0), Affine { scale: 6.0 / 255.0, zero_point: 0 });
+    }
+
+    #[test]
+    fn integers_stand_for_their_parameters() {
+        let weight = Tensor::from_slice(&[0.5f32, -1.0, 1e-12, 0.0]).view([2, 2]);
+        let bias = Tensor::from_slice(&[0.25f32, 3.0]);
+        let float = Parameters { weight, bias };
+        let back = Integers::new(&float, 0.02).float();
+        let error = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        assert!(error(&back.weight, &float.weight) < 1.0 / 254.0);
+        // The second channel has no weight to speak of, and its bias must not overflow.
+        assert!(error(&back.bias, &float.bias) < 1e-3);
+    }
+}

@@ -1,0 +1,210 @@
+//! The files against onnxruntime, tract and the networks they were made of.
+
+use std::process::Command;
+
+use tch::{Device, Kind, Tensor, nn};
+use tract_onnx::prelude::*;
+
+use super::{equalize::equalize, graph::Graph, lower, onnx::encode, quantize::quantize, training_figures};
+use crate::{
+    detector::network::{Network, normalise},
+    efficientnet::{Architecture, EfficientNet, Regularisation},
+};
+
+/// Input sides small enough for a test; the detector's is not square.
+const CLASSIFIER: i64 = 64;
+const DETECTOR: [i64; 2] = [96, 160];
+
+/// uint8 `[n, 3, h, w]`: smooth, so that no tensor is mere noise.
+fn pictures(n: i64, [height, width]: [i64; 2]) -> Tensor {
+    let coarse = Tensor::rand([n, 3, height / 16, width / 16], (Kind::Float, Device::Cpu)) * 255.0;
+    coarse.upsample_bilinear2d([height, width], false, None, None).to_kind(Kind::Uint8)
+}
+
+/// Gives every batch norm statistics and parameters of its own.
+fn unsettle(store: &nn::VarStore, forward: impl Fn(&Tensor), size: [i64; 2]) {
+    tch::no_grad(|| {
+        for (name, mut tensor) in store.variables() {
+            if tensor.dim() == 1 && !name.contains("running") {
+                let noise = tensor.rand_like() - 0.5;
+                let _ = tensor.g_add_(&(noise * 0.4));
+            }
+        }
+        for _ in 0..4 {
+            forward(&normalise(&pictures(4, size)));
+        }
+    });
+}
+
+type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
+
+/// A classifier of random weights: its graph and its own forward pass.
+fn classifier() -> (Graph, Forward) {
+    tch::manual_seed(1);
+    let store = nn::VarStore::new(Device::Cpu);
+    let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
+    let net = EfficientNet::new(&store.root(), &architecture, Regularisation::default());
+    unsettle(&store, |x| drop(net.forward(x, true)), [CLASSIFIER; 2]);
+    let graph = lower::classifier(&store.variables(), CLASSIFIER).unwrap();
+    (graph, Box::new(move |x| vec![net.forward(x, false)]))
+}
+
+/// A detector of random weights: its graph and its own forward pass.
+fn detector() -> (Graph, Forward) {
+    tch::manual_seed(2);
+    let store = nn::VarStore::new(Device::Cpu);
+    let net = Network::new(&store.root());
+    unsettle(&store, |x| drop(net.forward(x, true)), DETECTOR);
+    let graph = lower::detector(&store.variables(), DETECTOR).unwrap();
+    (graph, Box::new(move |x| net.forward(x, false).into()))
+}
+
+/// All outputs, one after the other.
+fn flat(outputs: &[Tensor]) -> Tensor {
+    Tensor::cat(&outputs.iter().map(|output| output.flatten(0, -1)).collect::<Vec<_>>(), 0)
+}
+
+/// uint8 pixels as the files take them.
+fn nhwc(pictures: &Tensor) -> Vec<u8> {
+    let pictures = pictures.permute([0, 2, 3, 1]).contiguous();
+    let mut bytes = vec![0; pictures.numel()];
+    pictures.copy_data_u8(&mut bytes, pictures.numel());
+    bytes
+}
+
+/// The outputs in onnxruntime, after ONNX's own checker; `None`, said aloud, where Python lacks them.
+fn onnxruntime(onnx: &[u8], picture: &Tensor) -> Option<Tensor> {
+    let python =
+        std::env::var("VIRTUAL_ENV").map_or("python3".to_owned(), |venv| format!("{venv}/bin/python3"));
+    let has = Command::new(&python).args(["-c", "import numpy, onnx, onnxruntime"]).output();
+    if !has.is_ok_and(|has| has.status.success()) {
+        eprintln!("skipped: {python} cannot import numpy, onnx and onnxruntime; `make test` installs them");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [model, input, output] = ["model.onnx", "input", "output"].map(|name| folder.path().join(name));
+    std::fs::write(&model, onnx).unwrap();
+    std::fs::write(&input, nhwc(picture)).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run_onnx.py");
+    let ran = Command::new(&python).arg(script).args([&model, &input, &output]).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let bytes = std::fs::read(&output).unwrap();
+    Some(Tensor::from_data_size(&bytes, &[bytes.len() as i64 / 4], Kind::Float))
+}
+
+/// The outputs in tract, the input's fact overridden by the pictures' shape.
+fn tract(onnx: &[u8], pictures: &Tensor) -> Tensor {
+    let size = pictures.size();
+    let shape = [size[0], size[2], size[3], 3].map(|d| d as usize);
+    let plan = tract_onnx::onnx()
+        .model_for_read(&mut &onnx[..])
+        .unwrap()
+        .with_input_fact(0, u8::fact(shape).into())
+        .unwrap()
+        .into_optimized()
+        .unwrap()
+        .into_runnable()
+        .unwrap();
+    let input = tract_onnx::prelude::Tensor::from_shape(&shape, &nhwc(pictures)).unwrap();
+    let outputs = plan.run(tvec!(input.into())).unwrap();
+    let values =
+        |output: &TValue| Tensor::from_slice(output.try_as_plain_ram().unwrap().as_slice::<f32>().unwrap());
+    flat(&outputs.iter().map(values).collect::<Vec<_>>())
+}
+
+/// The largest difference over the largest value.
+fn largest_difference(exact: &Tensor, found: &Tensor) -> f64 {
+    assert_eq!(exact.size(), found.size());
+    ((exact - found).abs().max() / exact.abs().max()).double_value(&[])
+}
+
+/// The part of the signal's power that is error.
+fn noise(exact: &Tensor, found: &Tensor) -> f64 {
+    assert_eq!(exact.size(), found.size());
+    ((exact - found).square().sum(None) / exact.square().sum(None)).double_value(&[])
+}
+
+fn float_file_is_the_network(graph: &Graph, forward: &Forward, other_size: [i64; 2]) {
+    let onnx = encode(graph, None);
+    let picture = pictures(1, graph.size);
+    let exact = flat(&forward(&normalise(&picture)));
+    assert!(largest_difference(&exact, &tract(&onnx, &picture)) < 1e-4);
+    if let Some(found) = onnxruntime(&onnx, &picture) {
+        assert!(largest_difference(&exact, &found) < 1e-4);
+    }
+    let others = pictures(2, other_size);
+    assert!(largest_difference(&flat(&forward(&normalise(&others))), &tract(&onnx, &others)) < 1e-4);
+}
+
+#[test]
+fn float_classifier_is_the_network() {
+    let (graph, forward) = classifier();
+    tch::no_grad(|| float_file_is_the_network(&graph, &forward, graph.size));
+}
+
+#[test]
+fn float_detector_is_the_network_at_any_size() {
+    let (graph, forward) = detector();
+    tch::no_grad(|| float_file_is_the_network(&graph, &forward, [128, 64]));
+}
+
+/// Programs may round a value that lies between two integers either way, and what follows then differs a little.
+const ROUNDING: f64 = 2e-3;
+
+fn int8_file_is_the_rounded_network(mut graph: Graph) {
+    let batches = [(); 3].map(|()| normalise(&pictures(4, graph.size)));
+    let quantized = quantize(&mut graph, &batches).unwrap();
+    let onnx = encode(&graph, Some(&quantized));
+    let rounded = |pictures: &Tensor| flat(&quantized.run(&graph, &normalise(pictures)));
+
+    let (one, two) = (pictures(1, graph.size), pictures(2, graph.size));
+    let from_float = noise(&flat(&graph.run(&normalise(&two))), &rounded(&two));
+    assert!(from_float < 0.05, "{from_float}");
+    for pictures in [&one, &two] {
+        let in_tract = noise(&rounded(pictures), &tract(&onnx, pictures));
+        assert!(in_tract < ROUNDING, "{in_tract}");
+    }
+    if let Some(found) = onnxruntime(&onnx, &one) {
+        let in_onnxruntime = noise(&rounded(&one), &found);
+        assert!(in_onnxruntime < ROUNDING, "{in_onnxruntime}");
+    }
+}
+
+#[test]
+fn int8_classifier_is_the_rounded_network() {
+    tch::no_grad(|| int8_file_is_the_rounded_network(classifier().0));
+}
+
+#[test]
+fn int8_detector_is_the_rounded_network() {
+    tch::no_grad(|| int8_file_is_the_rounded_network(detector().0));
+}
+
+#[test]
+fn equalising_keeps_the_function_and_evens_the_channels() {
+    tch::no_grad(|| {
+        let (mut graph, _) = detector();
+        let image = normalise(&pictures(4, graph.size));
+        let depthwise = 1 + graph.layers.iter().position(|layer| layer.name == "down8.1.depthwise").unwrap();
+        let unevenness = |value: &Tensor| {
+            let range = value.abs().amax([0, 2, 3].as_slice(), false);
+            (range.max() / range.median()).double_value(&[])
+        };
+        let before = graph.values(&image);
+        equalize(&mut graph, &image);
+        let after = graph.values(&image);
+        let outputs = |values: &[Tensor]| flat(&graph.outputs_of(values));
+        assert!(largest_difference(&outputs(&before), &outputs(&after)) < 1e-4);
+        assert!(unevenness(&after[depthwise]) < 0.9 * unevenness(&before[depthwise]));
+    });
+}
+
+#[test]
+fn cards_quote_the_newest_figures_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("weights.safetensors");
+    assert!(training_figures(&weights, "report").unwrap().is_null());
+    let log = "{\"report\":{\"f1\":1}}\n{\"event\":\"epoch\",\"report\":{\"f1\":2}}\n{\"event\":\"step\"}\n";
+    std::fs::write(folder.path().join("metrics.jsonl"), log).unwrap();
+    assert_eq!(training_figures(&weights, "report").unwrap()["f1"], 2);
+}
