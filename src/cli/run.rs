@@ -9,7 +9,7 @@ use mien::{
     overlay::Overlay,
     pipeline::{self, PipelineError, Report, Screen},
     sink::{Sink, events::EventLines, text::TextLines},
-    source::{self, Pace, Source, SourceOptions},
+    source::{self, Pace, Source, SourceOptions, chain::Chain},
 };
 
 use super::{
@@ -24,9 +24,10 @@ const DEMO_FRAMES: u64 = 360;
 #[derive(clap::Args)]
 pub struct Args {
     /// camera[:N or :/dev/videoN], mjpeg:FILE, y4m:FILE (- is standard input), a GIF, a picture, a folder,
-    /// a quoted glob, or demo [default: the camera, or else the demo]
-    #[arg(long)]
-    source: Option<String>,
+    /// a quoted glob, or demo; several recordings or pictures play one after the other [default: the camera, or
+    /// else the demo]
+    #[arg(long, num_args = 1..)]
+    source: Vec<String>,
     /// Size of the camera's pictures; its nearest is taken
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
     size: Option<(u32, u32)>,
@@ -90,14 +91,17 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
 /// The source asked for, and whether it is the demo.
 fn open_source(args: &Args) -> anyhow::Result<(Box<dyn Source>, bool)> {
     let options = SourceOptions { size: args.size, fps: args.fps, ..SourceOptions::default() };
-    let Some(spec) = &args.source else {
-        let (source, no_camera) = source::open_default(&options)?;
-        if let Some(reason) = &no_camera {
-            log::info!("{reason}; showing the built-in demo instead");
+    match args.source.as_slice() {
+        [] => {
+            let (source, no_camera) = source::open_default(&options)?;
+            if let Some(reason) = &no_camera {
+                log::info!("{reason}; showing the built-in demo instead");
+            }
+            Ok((source, no_camera.is_some()))
         }
-        return Ok((source, no_camera.is_some()));
-    };
-    Ok((source::open(spec, &options)?, spec == "demo"))
+        [spec] => Ok((source::open(spec, &options)?, spec == "demo")),
+        specs => Ok((Box::new(Chain::open(specs, &options)?), false)),
+    }
 }
 
 /// The window, unless it is unwanted or there is no display.

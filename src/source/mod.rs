@@ -21,6 +21,7 @@ use std::{
 
 #[cfg(feature = "camera")]
 pub mod camera;
+pub mod chain;
 mod demo;
 mod gif;
 pub mod jpeg;
