@@ -1,0 +1,40 @@
+//! What the other kernels are measured by: the window's sums, one after the other.
+
+use super::{super::requantize, Kernel, Strip, Window};
+
+pub(super) static KERNEL: Kernel = Kernel { widths: &[WIDTH], order: |_, slot| slot, run };
+
+const WIDTH: usize = 16;
+
+unsafe fn run(strip: &Strip, window: &Window, _width: usize) {
+    let (side, rows, quads) = (window.side, window.rows(), window.quads());
+    for row in 0..rows {
+        let output = strip.output[row];
+        if output.is_null() {
+            continue;
+        }
+        for column in 0..strip.output_columns {
+            for channel in 0..strip.channels {
+                // SAFETY: the caller promises that the strip's pointers reach as far as its fields say.
+                unsafe {
+                    let mut sum = *strip.bias.add(channel);
+                    for across in 0..side {
+                        let x = (column * window.step + across).checked_sub(strip.left);
+                        let x = x.filter(|&x| x < strip.columns);
+                        for down in 0..4 * quads {
+                            let at = ((row * side + across) * quads + down / 4) * WIDTH + channel;
+                            let weight = *strip.weights.add(4 * at + down % 4);
+                            let value = x.map_or(strip.padding, |x| {
+                                *strip.input[down].add(x * strip.steps[down] + channel)
+                            });
+                            sum += i32::from(value) * i32::from(weight);
+                        }
+                    }
+                    let zero_point = strip.zero_point;
+                    let value = requantize(sum, *strip.multipliers.add(channel), zero_point);
+                    *output.add(column * strip.output_stride + channel) = (value + i32::from(zero_point)) as u8;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Integer kernels: what the int8 engine spends its time in.
+//!
+//! Pictures are channels last, `[pixels, channels]` of u8, and a pixel starts every [`stride`] bytes. A value `q`
+//! stands for `scale × (q − zero point)`; the scales are folded into one multiplier for each output channel and the
+//! input's zero point into the bias, so that a kernel sees whole numbers only:
+//!
+//! ```text
+//! sum     = bias + Σ input × weight                                (i32, exact)
+//! output  = clamp(round_ties_even(sum as f32 × multiplier) + zero point, 0, 255)
+//! ```
+//!
+//! Every instruction set gives the same bytes as the portable kernels. One operator has one folder here, one
+//! instruction set one file in it.
+
+use std::{fmt, str::FromStr};
+
+pub mod depthwise;
+pub mod pointwise;
+
+/// What a kernel may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstructionSet {
+    Portable,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-VNNI: dot products of bytes in 256 bits.
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+    /// aarch64: Raspberry Pi 3 and 4, Jetson Nano.
+    Neon,
+    /// aarch64 with dot products of bytes: Raspberry Pi 5, Jetson Orin.
+    NeonDot,
+    /// aarch64 with products of byte matrices.
+    NeonI8mm,
+}
+
+use InstructionSet::*;
+
+impl InstructionSet {
+    pub const ALL: [Self; 7] = [Portable, Avx2, AvxVnni, Avx512Vnni, Neon, NeonDot, NeonI8mm];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Portable => "portable",
+            Avx2 => "avx2",
+            AvxVnni => "avxvnni",
+            Avx512Vnni => "avx512vnni",
+            Neon => "neon",
+            NeonDot => "neon_dot",
+            NeonI8mm => "neon_i8mm",
+        }
+    }
+
+    /// Whether this CPU has it.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            AvxVnni => is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            NeonI8mm => {
+                std::arch::is_aarch64_feature_detected!("dotprod")
+                    && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// All that this CPU has, slowest first.
+    pub fn supported() -> impl DoubleEndedIterator<Item = Self> {
+        Self::ALL.into_iter().filter(|set| set.is_supported())
+    }
+
+    /// The fastest that this CPU has.
+    pub fn best() -> Self {
+        Self::supported().next_back().unwrap_or(Portable)
+    }
+
+    /// What the environment variable `MIEN_KERNELS` names, else the fastest.
+    ///
+    /// # Errors
+    /// When it names none, or one that this CPU lacks.
+    pub fn chosen() -> Result<Self, KernelChoiceError> {
+        match std::env::var("MIEN_KERNELS") {
+            Ok(name) => name.parse(),
+            Err(_) => Ok(Self::best()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("MIEN_KERNELS={name}: this CPU has {available}")]
+pub struct KernelChoiceError {
+    name: String,
+    available: String,
+}
+
+impl FromStr for InstructionSet {
+    type Err = KernelChoiceError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::supported().find(|set| set.name() == name).ok_or_else(|| KernelChoiceError {
+            name: name.to_owned(),
+            available: Self::supported().map(Self::name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Bytes from one pixel to the next: the channels, rounded up so that weights can be taken four inputs at a time.
+/// The bytes after the channels hold anything.
+pub const fn stride(channels: usize) -> usize {
+    channels.next_multiple_of(4)
+}
+
+/// What becomes of a sum: the multiplier of each channel, and the output's zero point.
+#[derive(Debug, Clone, Copy)]
+pub struct Requantization<'a> {
+    pub multipliers: &'a [f32],
+    pub zero_point: u8,
+}
+
+/// `round_ties_even(sum × multiplier)`, limited to what the output holds, less its zero point.
+#[inline(always)]
+fn requantize(sum: i32, multiplier: f32, zero_point: u8) -> i32 {
+    let zero = i32::from(zero_point);
+    ((sum as f32 * multiplier).round_ties_even() as i32).clamp(-zero, 255 - zero)
+}

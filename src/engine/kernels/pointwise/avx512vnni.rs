@@ -1,0 +1,174 @@
+//! 6 pixels × 64 channels in 24 registers, or as many of narrower panels.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Output, Tile};
+
+pub(super) static KERNEL: Kernel = Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], order, run };
+
+/// Vectors are packed to bytes four lanes at a time: those of the first vector, the second, and so on.
+fn order(vectors: usize, vector: usize, lane: usize) -> usize {
+    4 * (vectors * (lane / 4) + vector) + lane % 4
+}
+
+unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
+    macro_rules! dispatch {
+        ($($vectors:literal: $($pixels:literal)*;)*) => {
+            match (vectors, pixels) {
+                // SAFETY: the caller promises the instruction set and the tile's pointers.
+                $($(($vectors, $pixels) => unsafe { product::<$pixels, $vectors>(tile) },)*)*
+                _ => unreachable!("no tile has {pixels} pixels by {vectors} vectors"),
+            }
+        };
+    }
+    dispatch! {
+        1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
+        2: 1 2 3 4 5 6 7 8 9 10 11 12;
+        3: 1 2 3 4 5 6 7 8;
+        4: 1 2 3 4 5 6;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
+    // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
+    unsafe {
+        let bias: [__m512i; VECTORS] = std::array::from_fn(|v| _mm512_loadu_si512(tile.bias.add(16 * v).cast()));
+        let mut sums = [bias; PIXELS];
+        let mut weights = tile.weights;
+        let mut input = tile.input;
+        for _ in 0..tile.groups {
+            let columns: [__m512i; VECTORS] =
+                std::array::from_fn(|v| _mm512_loadu_si512(weights.add(64 * v).cast()));
+            for (pixel, sums) in sums.iter_mut().enumerate() {
+                let four = input.add(pixel * tile.input_stride).cast::<i32>().read_unaligned();
+                let four = _mm512_set1_epi32(four);
+                for v in 0..VECTORS {
+                    sums[v] = _mm512_dpbusd_epi32(sums[v], four, columns[v]);
+                }
+            }
+            weights = weights.add(64 * VECTORS);
+            input = input.add(4);
+        }
+        // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
+        let sums = sums.map(|sums| sums);
+
+        let multipliers: [__m512; VECTORS] =
+            std::array::from_fn(|v| _mm512_loadu_ps(tile.multipliers.add(16 * v)));
+        let mask = u64::MAX >> (64 - tile.channels);
+        match tile.output {
+            Output::Quantized { to, zero_point } => {
+                let zero_point = _mm512_set1_epi16(i16::from(zero_point));
+                for (pixel, sums) in sums.iter().enumerate() {
+                    let whole: [__m512i; VECTORS] = std::array::from_fn(|v| scaled(sums[v], multipliers[v]));
+                    let bytes = pack(whole, zero_point);
+                    _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
+                }
+            }
+            Output::Added { to, zero_point, other, other_stride, addition } => {
+                let zero = i32::from(zero_point);
+                let (low, high) = (_mm512_set1_epi32(-zero), _mm512_set1_epi32(255 - zero));
+                let a_factor = _mm512_set1_ps(addition.a_factor);
+                let b_factor = _mm512_set1_ps(addition.b_factor);
+                let b_zero_point = _mm512_set1_epi32(i32::from(addition.b_zero_point));
+                let zero_point = _mm512_set1_epi16(i16::from(addition.zero_point));
+                for (pixel, sums) in sums.iter().enumerate() {
+                    let other = _mm512_maskz_loadu_epi8(mask, other.add(pixel * other_stride).cast());
+                    let other = unpack::<VECTORS>(other);
+                    let whole: [__m512i; VECTORS] = std::array::from_fn(|v| {
+                        let a = scaled(sums[v], multipliers[v]);
+                        let a = _mm512_cvtepi32_ps(_mm512_min_epi32(_mm512_max_epi32(a, low), high));
+                        let b = _mm512_cvtepi32_ps(_mm512_sub_epi32(other[v], b_zero_point));
+                        let sum = _mm512_add_ps(_mm512_mul_ps(a, a_factor), _mm512_mul_ps(b, b_factor));
+                        _mm512_cvtps_epi32(sum)
+                    });
+                    let bytes = pack(whole, zero_point);
+                    _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
+                }
+            }
+            Output::Real(to) => {
+                for (pixel, sums) in sums.iter().enumerate() {
+                    let to = to.add(pixel * tile.output_stride);
+                    for v in 0..VECTORS {
+                        let real = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), multipliers[v]);
+                        let mut lanes = [0f32; 16];
+                        _mm512_storeu_ps(lanes.as_mut_ptr(), real);
+                        for (lane, &value) in lanes.iter().enumerate() {
+                            let channel = order(VECTORS, v, lane);
+                            if channel < tile.channels {
+                                *to.add(channel) = value;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn scaled(sums: __m512i, multipliers: __m512) -> __m512i {
+    _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), multipliers))
+}
+
+/// The dwords of packed bytes that hold channels, lane by lane.
+const fn gathered(vectors: usize) -> [i32; 16] {
+    let mut dwords = [0; 16];
+    let mut n = 0;
+    while n < 4 * vectors {
+        dwords[n] = (n / vectors * 4 + n % vectors) as i32;
+        n += 1;
+    }
+    dwords
+}
+
+/// Where [`gathered`] dwords come from.
+const fn spread(vectors: usize) -> [i32; 16] {
+    let mut dwords = [0; 16];
+    let mut n = 0;
+    while n < 4 * vectors {
+        dwords[n / vectors * 4 + n % vectors] = n as i32;
+        n += 1;
+    }
+    dwords
+}
+
+/// Adds the zero point (i16) and saturates to bytes, in the channels' order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pack<const VECTORS: usize>(whole: [__m512i; VECTORS], zero_point: __m512i) -> __m512i {
+    let at = |v: usize| whole[if v < VECTORS { v } else { 0 }];
+    let low = _mm512_adds_epi16(_mm512_packs_epi32(at(0), at(1)), zero_point);
+    let high = if VECTORS > 2 {
+        _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero_point)
+    } else {
+        low
+    };
+    let bytes = _mm512_packus_epi16(low, high);
+    if VECTORS == 4 {
+        return bytes;
+    }
+    // SAFETY: 16 dwords are 64 bytes.
+    let order = unsafe { _mm512_loadu_si512(const { gathered(VECTORS) }.as_ptr().cast()) };
+    _mm512_permutexvar_epi32(order, bytes)
+}
+
+/// Bytes in the channels' order as vectors of i32: the opposite of [`pack`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unpack<const VECTORS: usize>(bytes: __m512i) -> [__m512i; VECTORS] {
+    // SAFETY: 16 dwords are 64 bytes.
+    let spread = unsafe { _mm512_loadu_si512(const { spread(VECTORS) }.as_ptr().cast()) };
+    let bytes = if VECTORS == 4 { bytes } else { _mm512_permutexvar_epi32(spread, bytes) };
+    std::array::from_fn(|v| {
+        // Each dword takes the byte with its number within dword v of its lane, and zeros above it.
+        let chosen = _mm_setr_epi32(
+            (0x8080_8000u32 | (4 * v) as u32) as i32,
+            (0x8080_8000u32 | (4 * v + 1) as u32) as i32,
+            (0x8080_8000u32 | (4 * v + 2) as u32) as i32,
+            (0x8080_8000u32 | (4 * v + 3) as u32) as i32,
+        );
+        _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(chosen))
+    })
+}

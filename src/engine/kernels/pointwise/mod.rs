@@ -1,0 +1,246 @@
+//! Pointwise convolution: a product of matrices, `[pixels, inputs] × [inputs, outputs]`.
+//!
+//! The outputs are cut into panels of a few vectors each, as even as they come (80 outputs are 48 + 32, not 64 + 16),
+//! and the pixels into tiles, so that all sums of a tile stay in registers. Weights are packed once, in the order in
+//! which a tile reads them.
+
+use super::{InstructionSet, stride};
+
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+mod portable;
+
+/// How an instruction set wants its weights, and the function that computes a tile.
+pub(super) struct Kernel {
+    /// Sums in a vector.
+    lanes: usize,
+    /// The most vectors of a panel.
+    vectors: usize,
+    /// The most pixels of a tile, for panels of 1, 2, … vectors.
+    pixels: &'static [usize],
+    /// Which output channel of a panel a lane holds: `(vectors, vector, lane)`.
+    order: fn(usize, usize, usize) -> usize,
+    /// # Safety
+    /// The CPU has the instruction set, and the pointers of the tile reach as far as its fields say.
+    run: unsafe fn(&Tile, usize, usize),
+}
+
+/// Inputs that are multiplied and added in one step.
+const GROUP: usize = 4;
+
+/// A few pixels by one panel.
+pub(super) struct Tile {
+    /// `pixels` rows of `4 × groups` bytes, `input_stride` apart.
+    input: *const u8,
+    input_stride: usize,
+    groups: usize,
+    /// `[groups][vectors × lanes][4]`
+    weights: *const i8,
+    /// `[vectors × lanes]` in the panel's order, as are the multipliers.
+    bias: *const i32,
+    multipliers: *const f32,
+    /// The panel's outputs, at most `vectors × lanes`.
+    channels: usize,
+    output: Output,
+    output_stride: usize,
+}
+
+/// Where the sums of a tile go.
+#[derive(Clone, Copy)]
+enum Output {
+    Quantized { to: *mut u8, zero_point: u8 },
+    /// Quantised, then added to what is there, and quantised again.
+    Added { to: *mut u8, zero_point: u8, other: *const u8, other_stride: usize, addition: Addition },
+    /// `sum × multiplier`
+    Real(*mut f32),
+}
+
+/// The sum of two quantised pictures: `clamp(round_ties_even(a × a_factor + b × b_factor) + zero point, 0, 255)`,
+/// where a and b are without their zero points.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Addition {
+    /// Scale of the first operand over that of the sum.
+    pub a_factor: f32,
+    /// Scale of the second operand over that of the sum.
+    pub b_factor: f32,
+    /// Zero point of the second operand.
+    pub b_zero_point: u8,
+    /// Zero point of the sum.
+    pub zero_point: u8,
+}
+
+/// What the sums become.
+pub enum Target<'a> {
+    /// `[pixels, outputs]`, a pixel every [`stride`] bytes.
+    Quantized(&'a mut [u8]),
+    /// The same, with another picture of that shape added to the quantised result.
+    Added { to: &'a mut [u8], other: &'a [u8], addition: Addition },
+    /// `[pixels, outputs]`, `sum × multiplier`.
+    Real(&'a mut [f32]),
+}
+
+/// A pointwise convolution, its weights packed for one instruction set.
+pub struct Pointwise {
+    inputs: usize,
+    outputs: usize,
+    zero_point: u8,
+    kernel: &'static Kernel,
+    /// Vectors of each panel.
+    panels: Vec<usize>,
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    multipliers: Vec<f32>,
+}
+
+fn kernel(set: InstructionSet) -> &'static Kernel {
+    match set {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
+        _ => &portable::KERNEL,
+    }
+}
+
+impl Pointwise {
+    /// `weights` `[outputs, inputs]`; `bias` `[outputs]` with the input's zero point folded in.
+    pub fn new(
+        set: InstructionSet,
+        weights: &[i8],
+        bias: &[i32],
+        multipliers: &[f32],
+        zero_point: u8,
+    ) -> Self {
+        let (outputs, inputs) = (bias.len(), weights.len() / bias.len().max(1));
+        assert_eq!((weights.len(), multipliers.len()), (outputs * inputs, outputs));
+        let kernel = kernel(set);
+        let vectors = outputs.div_ceil(kernel.lanes);
+        let count = vectors.div_ceil(kernel.vectors);
+        let panels: Vec<usize> = (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
+
+        let groups = inputs.div_ceil(GROUP);
+        let width = vectors * kernel.lanes;
+        let mut packed = Self {
+            inputs,
+            outputs,
+            zero_point,
+            kernel,
+            weights: Vec::with_capacity(width * groups * GROUP),
+            bias: Vec::with_capacity(width),
+            multipliers: Vec::with_capacity(width),
+            panels,
+        };
+        let mut first = 0;
+        for &vectors in &packed.panels {
+            let channel = |slot: usize| {
+                let channel = first + (kernel.order)(vectors, slot / kernel.lanes, slot % kernel.lanes);
+                (channel < outputs).then_some(channel)
+            };
+            let slots = 0..vectors * kernel.lanes;
+            for group in 0..groups {
+                for slot in slots.clone() {
+                    let weight = |input: usize| match channel(slot) {
+                        Some(channel) if input < inputs => weights[channel * inputs + input],
+                        _ => 0,
+                    };
+                    packed.weights.extend((0..GROUP).map(|n| weight(group * GROUP + n)));
+                }
+            }
+            packed.bias.extend(slots.clone().map(|slot| channel(slot).map_or(0, |channel| bias[channel])));
+            packed.multipliers.extend(slots.map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
+            first += vectors * kernel.lanes;
+        }
+        packed
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `input` `[pixels, inputs]`, a pixel every [`stride`] bytes.
+    ///
+    /// # Panics
+    /// When a buffer is too small for so many pixels.
+    pub fn run(&self, input: &[u8], pixels: usize, mut target: Target) {
+        if pixels == 0 {
+            return;
+        }
+        let input_stride = stride(self.inputs);
+        let quantized = pixels * stride(self.outputs);
+        assert!(input.len() >= pixels * input_stride);
+        let (output, output_stride) = match &mut target {
+            Target::Quantized(to) => {
+                assert!(to.len() >= quantized);
+                (Output::Quantized { to: to.as_mut_ptr(), zero_point: self.zero_point }, stride(self.outputs))
+            }
+            Target::Added { to, other, addition } => {
+                assert!(to.len() >= quantized && other.len() >= quantized);
+                let output = Output::Added {
+                    to: to.as_mut_ptr(),
+                    zero_point: self.zero_point,
+                    other: other.as_ptr(),
+                    other_stride: stride(self.outputs),
+                    addition: *addition,
+                };
+                (output, stride(self.outputs))
+            }
+            Target::Real(to) => {
+                assert!(to.len() >= pixels * self.outputs);
+                (Output::Real(to.as_mut_ptr()), self.outputs)
+            }
+        };
+        let groups = input_stride / GROUP;
+        let mut slot = 0;
+        for &vectors in &self.panels {
+            let width = vectors * self.kernel.lanes;
+            let most = self.kernel.pixels[vectors - 1];
+            let tiles = pixels.div_ceil(most);
+            for tile in 0..tiles {
+                let (first, end) = (pixels * tile / tiles, pixels * (tile + 1) / tiles);
+                // SAFETY: the buffers hold all pixels, as asserted above; weights, bias and multipliers hold
+                // `width` slots for each panel from `slot` on.
+                let tile = unsafe {
+                    Tile {
+                        input: input.as_ptr().add(first * input_stride),
+                        input_stride,
+                        groups,
+                        weights: self.weights.as_ptr().add(slot * groups * GROUP),
+                        bias: self.bias.as_ptr().add(slot),
+                        multipliers: self.multipliers.as_ptr().add(slot),
+                        channels: width.min(self.outputs - slot),
+                        output: output.at(first * output_stride + slot),
+                        output_stride,
+                    }
+                };
+                // SAFETY: `kernel` is chosen among those that the CPU supports, and the tile is whole.
+                unsafe { (self.kernel.run)(&tile, end - first, vectors) };
+            }
+            slot += width;
+        }
+    }
+}
+
+impl Output {
+    /// The same, `offset` values further on.
+    ///
+    /// # Safety
+    /// The buffers reach that far.
+    unsafe fn at(self, offset: usize) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match self {
+                Self::Quantized { to, zero_point } => Self::Quantized { to: to.add(offset), zero_point },
+                Self::Added { to, zero_point, other, other_stride, addition } => Self::Added {
+                    to: to.add(offset),
+                    zero_point,
+                    other: other.add(offset),
+                    other_stride,
+                    addition,
+                },
+                Self::Real(to) => Self::Real(to.add(offset)),
+            }
+        }
+    }
+}

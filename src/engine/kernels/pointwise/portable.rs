@@ -1,0 +1,56 @@
+//! What the other kernels are measured by.
+
+use super::{super::requantize, Addition, GROUP, Kernel, Output, Tile};
+
+pub(super) static KERNEL: Kernel =
+    Kernel { lanes: LANES, vectors: 1, pixels: &[1], order: |_, _, lane| lane, run };
+
+const LANES: usize = 16;
+
+unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
+    // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
+    let bias = unsafe { std::slice::from_raw_parts(tile.bias, LANES) };
+    let multipliers = unsafe { std::slice::from_raw_parts(tile.multipliers, LANES) };
+    let weights = unsafe { std::slice::from_raw_parts(tile.weights, tile.groups * LANES * GROUP) };
+    for pixel in 0..pixels {
+        let input = unsafe {
+            std::slice::from_raw_parts(tile.input.add(pixel * tile.input_stride), tile.groups * GROUP)
+        };
+        let mut sums = [0; LANES];
+        sums.copy_from_slice(bias);
+        for (input, weights) in input.chunks_exact(GROUP).zip(weights.chunks_exact(LANES * GROUP)) {
+            for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(GROUP)) {
+                for (&input, &weight) in input.iter().zip(weights) {
+                    *sum += i32::from(input) * i32::from(weight);
+                }
+            }
+        }
+        for channel in 0..tile.channels {
+            let (sum, multiplier, offset) =
+                (sums[channel], multipliers[channel], pixel * tile.output_stride + channel);
+            unsafe {
+                match tile.output {
+                    Output::Quantized { to, zero_point } => {
+                        *to.add(offset) =
+                            (requantize(sum, multiplier, zero_point) + i32::from(zero_point)) as u8;
+                    }
+                    Output::Added { to, zero_point, other, other_stride, addition } => {
+                        let other = *other.add(pixel * other_stride + channel);
+                        *to.add(offset) = addition.of(requantize(sum, multiplier, zero_point), other);
+                    }
+                    Output::Real(to) => *to.add(offset) = sum as f32 * multiplier,
+                }
+            }
+        }
+    }
+}
+
+impl Addition {
+    /// The sum of `a`, without its zero point, and `b`, with it.
+    #[inline(always)]
+    pub fn of(&self, a: i32, b: u8) -> u8 {
+        let b = i32::from(b) - i32::from(self.b_zero_point);
+        let sum = a as f32 * self.a_factor + b as f32 * self.b_factor;
+        (sum.round_ties_even() as i32).saturating_add(i32::from(self.zero_point)).clamp(0, 255) as u8
+    }
+}
