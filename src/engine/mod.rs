@@ -2,19 +2,34 @@
 
 use std::{collections::HashMap, fmt, io::Cursor, sync::Arc};
 
-use tract_onnx::prelude::*;
+use tract_onnx::{
+    pb::ModelProto,
+    prelude::*,
+    tract_core::{
+        internal::{SimpleState, format_err},
+        ops::TypedOp,
+    },
+};
+
+use kernels::InstructionSet;
+
+pub mod int8;
+pub mod kernels;
 
 /// What runs the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum EngineKind {
-    /// tract as it is: the reference.
+    /// tract with quantised layers in whole numbers.
     #[default]
+    Int8,
+    /// tract as it is: the reference.
     Tract,
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            EngineKind::Int8 => f.write_str("int8"),
             EngineKind::Tract => f.write_str("tract"),
         }
     }
@@ -29,6 +44,8 @@ pub enum EngineError {
     Foreign { origin: String, found: String, expected: String },
     #[error("model {origin} failed while running: {reason}")]
     Run { origin: String, reason: String },
+    #[error(transparent)]
+    Kernels(#[from] kernels::KernelChoiceError),
 }
 
 /// Number of pictures, height and width of an input tensor; the channels are always 3.
@@ -42,11 +59,31 @@ pub struct Output {
 
 /// One network at any input shape; a plan is made for each shape when it is first seen, and kept.
 pub struct Network {
-    model: InferenceModel,
     origin: String,
     output_names: Vec<&'static str>,
-    plans: HashMap<InputShape, Arc<TypedRunnableModel>>,
+    /// The layers that the int8 engine runs, if any.
+    program: Option<Arc<int8::Program>>,
+    /// What plain tract runs, if anything.
+    rest: Option<Rest>,
+    fates: Vec<(String, String, int8::Fate)>,
+    plans: HashMap<InputShape, Plan>,
 }
+
+/// The part of a network that plain tract runs.
+struct Rest {
+    model: InferenceModel,
+    /// Where each input comes from: an exit of the program, or the picture.
+    inputs: Vec<Option<usize>>,
+    outputs: Vec<String>,
+}
+
+/// A network made ready for one input shape.
+struct Plan {
+    program: Option<State>,
+    rest: Option<State>,
+}
+
+type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
 
 impl Network {
     /// Loads ONNX with one input `image` (uint8, `[N, H, W, 3]`, RGB) and the outputs named.
@@ -59,7 +96,6 @@ impl Network {
         output_names: &[&'static str],
         kind: EngineKind,
     ) -> Result<Self, EngineError> {
-        let EngineKind::Tract = kind;
         let load_error =
             |e: TractError| EngineError::Load { origin: origin.into(), reason: format!("{e:#}") };
         let foreign = |found, expected: &str| EngineError::Foreign {
@@ -83,11 +119,24 @@ impl Network {
         if let Some(missing) = output_names.iter().find(|name| !outputs.contains(name)) {
             return Err(foreign(format!("it has the outputs {outputs:?}"), missing));
         }
-        let model = reader
-            .model_for_proto_model(&proto)
-            .and_then(|model| model.with_outputs_by_name(output_names))
-            .map_err(load_error)?;
-        Ok(Self { model, origin: origin.into(), output_names: output_names.to_vec(), plans: HashMap::new() })
+
+        let (program, rest, fates) = match kind {
+            EngineKind::Tract => (None, Some(proto), Vec::new()),
+            EngineKind::Int8 => {
+                let set = InstructionSet::chosen()?;
+                let recognized = int8::recognize(&proto, set).map_err(load_error)?;
+                (recognized.program.map(Arc::new), recognized.rest, recognized.fates)
+            }
+        };
+        let rest = rest.map(|rest| Rest::new(&rest, program.as_deref())).transpose().map_err(load_error)?;
+        Ok(Self {
+            origin: origin.into(),
+            output_names: output_names.to_vec(),
+            program,
+            rest,
+            fates,
+            plans: HashMap::new(),
+        })
     }
 
     /// Where the model came from, for messages.
@@ -95,25 +144,56 @@ impl Network {
         &self.origin
     }
 
+    /// The layers that the int8 engine runs.
+    pub fn program(&self) -> Option<&int8::Program> {
+        self.program.as_deref()
+    }
+
+    /// Name, operator and fate of each node of the ONNX graph; empty with [`EngineKind::Tract`].
+    pub fn fates(&self) -> &[(String, String, int8::Fate)] {
+        &self.fates
+    }
+
     /// Runs the network on `N * H * W * 3` bytes of RGB; the outputs come in the order of the names at loading.
     ///
     /// # Errors
     /// When no plan can be made for the shape, or the run fails.
-    pub fn run(&mut self, pixels: &[u8], [n, h, w]: InputShape) -> Result<Vec<Output>, EngineError> {
-        let plan = self.plan([n, h, w])?;
-        let run = || -> TractResult<Vec<Output>> {
-            let input = Tensor::from_shape(&[n, h, w, 3], pixels)?;
-            let outputs = plan.run(tvec!(input.into_tvalue()))?;
-            outputs
-                .iter()
-                .map(|tensor| {
-                    let values = tensor.cast_to::<f32>()?;
-                    let values = values.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
-                    Ok(Output { shape: tensor.shape().to_vec(), values })
-                })
-                .collect()
+    pub fn run(&mut self, pixels: &[u8], shape: InputShape) -> Result<Vec<Output>, EngineError> {
+        self.prepare(shape)?;
+        let Self { plans, program, rest, output_names, origin, .. } = self;
+        let run_error = |e: TractError| EngineError::Run { origin: origin.clone(), reason: format!("{e:#}") };
+        let missing = |name: &str| EngineError::Foreign {
+            origin: origin.clone(),
+            found: "it lacks it when running".into(),
+            expected: format!("the output {name}"),
         };
-        run().map_err(|e| EngineError::Run { origin: self.origin.clone(), reason: format!("{e:#}") })
+        let plan = plans.get_mut(&shape).ok_or_else(|| missing("of a plan"))?;
+        let mut results: HashMap<&str, TValue> = HashMap::new();
+        let mut run = || -> TractResult<()> {
+            let [n, h, w] = shape;
+            let picture = Tensor::from_shape(&[n, h, w, 3], pixels)?.into_tvalue();
+            let mut exits = TVec::new();
+            if let (Some(state), Some(program)) = (&mut plan.program, program.as_deref()) {
+                exits = state.run(tvec!(picture.clone()))?;
+                let names = program.exits.iter().map(|exit| exit.name.as_str());
+                results.extend(names.zip(exits.iter().cloned()));
+            }
+            if let (Some(state), Some(rest)) = (&mut plan.rest, rest.as_ref()) {
+                let input = |from: &Option<usize>| from.map_or_else(|| picture.clone(), |n| exits[n].clone());
+                let outputs = state.run(rest.inputs.iter().map(input).collect())?;
+                results.extend(rest.outputs.iter().map(String::as_str).zip(outputs));
+            }
+            Ok(())
+        };
+        run().map_err(run_error)?;
+        let output = |name: &&'static str| {
+            let tensor = results.get(name).ok_or_else(|| missing(name))?;
+            let values = || -> TractResult<Vec<f32>> {
+                Ok(tensor.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+            };
+            Ok(Output { shape: tensor.shape().to_vec(), values: values().map_err(run_error)? })
+        };
+        output_names.iter().map(output).collect()
     }
 
     /// Makes the plan for an input shape now, so that the first picture does not wait for it.
@@ -121,39 +201,63 @@ impl Network {
     /// # Errors
     /// As for [`Network::run`].
     pub fn prepare(&mut self, shape: InputShape) -> Result<(), EngineError> {
-        self.plan(shape).map(drop)
-    }
-
-    fn plan(&mut self, shape: InputShape) -> Result<Arc<TypedRunnableModel>, EngineError> {
-        if let Some(plan) = self.plans.get(&shape) {
-            return Ok(plan.clone());
+        if self.plans.contains_key(&shape) {
+            return Ok(());
         }
         let [n, h, w] = shape;
-        let plan = self
-            .model
-            .clone()
-            .with_input_fact(0, u8::fact([n, h, w, 3]).into())
-            .and_then(|model| {
+        let plan = self.plan(shape).map_err(|e| EngineError::Load {
+            origin: self.origin.clone(),
+            reason: format!("at an input of {n}×{h}×{w}×3: {e:#}"),
+        })?;
+        self.plans.insert(shape, plan);
+        Ok(())
+    }
+
+    fn plan(&self, [n, h, w]: InputShape) -> TractResult<Plan> {
+        let picture = u8::fact([n, h, w, 3]);
+        let mut exits = TVec::new();
+        let program = match &self.program {
+            Some(program) => {
+                let mut model = TypedModel::default();
+                let source = model.add_source("image", picture.clone())?;
+                let operator = int8::operator::Int8::new(program.clone(), n, [h, w])?;
+                let outlets = model.wire_node("int8", operator, &[source])?;
+                exits = outlets
+                    .iter()
+                    .map(|&outlet| model.outlet_fact(outlet).cloned())
+                    .collect::<TractResult<_>>()?;
+                model.select_output_outlets(&outlets)?;
+                Some(model.into_runnable()?.spawn()?)
+            }
+            None => None,
+        };
+        let rest = match &self.rest {
+            Some(rest) => {
+                let mut model = rest.model.clone();
+                for (n, from) in rest.inputs.iter().enumerate() {
+                    let fact = from.map_or(&picture, |exit| &exits[exit]);
+                    model = model.with_input_fact(n, fact.clone().into())?;
+                }
                 // The file's own output shapes hold for its own input shape only.
-                let outputs = model.output_outlets()?.to_vec();
-                outputs
-                    .into_iter()
-                    .try_fold(model, |model, outlet| model.with_outlet_fact(outlet, InferenceFact::default()))
-            })
-            .and_then(|model| model.into_optimized()?.into_runnable())
-            .map_err(|e| EngineError::Load {
-                origin: self.origin.clone(),
-                reason: format!("at an input of {n}×{h}×{w}×3: {e:#}"),
-            })?;
-        let outputs = plan.model().output_outlets().map_or(0, <[_]>::len);
-        if outputs != self.output_names.len() {
-            return Err(EngineError::Foreign {
-                origin: self.origin.clone(),
-                found: format!("it gives {outputs} outputs"),
-                expected: format!("{:?}", self.output_names),
-            });
-        }
-        self.plans.insert(shape, plan.clone());
-        Ok(plan)
+                for outlet in model.output_outlets()?.to_vec() {
+                    model = model.with_outlet_fact(outlet, InferenceFact::default())?;
+                }
+                Some(model.into_optimized()?.into_runnable()?.spawn()?)
+            }
+            None => None,
+        };
+        Ok(Plan { program, rest })
+    }
+}
+
+impl Rest {
+    fn new(proto: &ModelProto, program: Option<&int8::Program>) -> TractResult<Self> {
+        let model = tract_onnx::onnx().model_for_proto_model(proto)?;
+        let graph = proto.graph.as_ref().ok_or_else(|| format_err!("there is no graph"))?;
+        let exit =
+            |name: &str| program.and_then(|program| program.exits.iter().position(|exit| exit.name == name));
+        let inputs = graph.input.iter().map(|input| exit(&input.name)).collect();
+        let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
+        Ok(Self { model, inputs, outputs })
     }
 }

@@ -138,7 +138,9 @@ macro_rules! module {
                 unsafe {
                     let padding = $splat8(strip.padding as i8);
                     let column_bytes = QUADS * 4 * VECTOR;
-                    for column in (0..strip.left).chain(strip.left + strip.columns..strip.left + strip.columns + strip.right) {
+                    for column in (0..strip.left)
+                        .chain(strip.left + strip.columns..strip.left + strip.columns + strip.right)
+                    {
                         for n in 0..4 * QUADS {
                             $store(strip.scratch.add(column * column_bytes + n * VECTOR).cast(), padding);
                         }

@@ -203,7 +203,9 @@ impl Depthwise {
             return;
         }
         let pixel = stride(self.channels);
-        assert!(input.len() >= height * columns * pixel && output.len() >= output_rows * output_columns * pixel);
+        assert!(
+            input.len() >= height * columns * pixel && output.len() >= output_rows * output_columns * pixel
+        );
         assert!(scratch.len() >= self.scratch(columns, output_columns));
         let padding = [self.padding; 64];
         let right = self.left_and_more(columns, output_columns) - self.left - columns;
@@ -219,7 +221,8 @@ impl Depthwise {
                     right,
                     padding: self.padding,
                     scratch: scratch.as_mut_ptr(),
-                    weights: self.weights[at * self.window.rows() * side * self.window.quads() * 4..].as_ptr(),
+                    weights: self.weights[at * self.window.rows() * side * self.window.quads() * 4..]
+                        .as_ptr(),
                     bias: self.bias[at..].as_ptr(),
                     multipliers: self.multipliers[at..].as_ptr(),
                     channels: width.min(self.channels - first),

@@ -32,7 +32,8 @@ unsafe fn run(strip: &Strip, window: &Window, _width: usize) {
                     }
                     let zero_point = strip.zero_point;
                     let value = requantize(sum, *strip.multipliers.add(channel), zero_point);
-                    *output.add(column * strip.output_stride + channel) = (value + i32::from(zero_point)) as u8;
+                    *output.add(column * strip.output_stride + channel) =
+                        (value + i32::from(zero_point)) as u8;
                 }
             }
         }

@@ -33,7 +33,8 @@ unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
 unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     unsafe {
-        let bias: [__m512i; VECTORS] = std::array::from_fn(|v| _mm512_loadu_si512(tile.bias.add(16 * v).cast()));
+        let bias: [__m512i; VECTORS] =
+            std::array::from_fn(|v| _mm512_loadu_si512(tile.bias.add(16 * v).cast()));
         let mut sums = [bias; PIXELS];
         let mut weights = tile.weights;
         let mut input = tile.input;
@@ -140,11 +141,8 @@ const fn spread(vectors: usize) -> [i32; 16] {
 unsafe fn pack<const VECTORS: usize>(whole: [__m512i; VECTORS], zero_point: __m512i) -> __m512i {
     let at = |v: usize| whole[if v < VECTORS { v } else { 0 }];
     let low = _mm512_adds_epi16(_mm512_packs_epi32(at(0), at(1)), zero_point);
-    let high = if VECTORS > 2 {
-        _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero_point)
-    } else {
-        low
-    };
+    let high =
+        if VECTORS > 2 { _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero_point) } else { low };
     let bytes = _mm512_packus_epi16(low, high);
     if VECTORS == 4 {
         return bytes;

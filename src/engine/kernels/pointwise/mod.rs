@@ -48,9 +48,18 @@ pub(super) struct Tile {
 /// Where the sums of a tile go.
 #[derive(Clone, Copy)]
 enum Output {
-    Quantized { to: *mut u8, zero_point: u8 },
+    Quantized {
+        to: *mut u8,
+        zero_point: u8,
+    },
     /// Quantised, then added to what is there, and quantised again.
-    Added { to: *mut u8, zero_point: u8, other: *const u8, other_stride: usize, addition: Addition },
+    Added {
+        to: *mut u8,
+        zero_point: u8,
+        other: *const u8,
+        other_stride: usize,
+        addition: Addition,
+    },
     /// `sum × multiplier`
     Real(*mut f32),
 }
@@ -114,7 +123,8 @@ impl Pointwise {
         let kernel = kernel(set);
         let vectors = outputs.div_ceil(kernel.lanes);
         let count = vectors.div_ceil(kernel.vectors);
-        let panels: Vec<usize> = (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
+        let panels: Vec<usize> =
+            (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
 
         let groups = inputs.div_ceil(GROUP);
         let width = vectors * kernel.lanes;
@@ -145,7 +155,9 @@ impl Pointwise {
                 }
             }
             packed.bias.extend(slots.clone().map(|slot| channel(slot).map_or(0, |channel| bias[channel])));
-            packed.multipliers.extend(slots.map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
+            packed
+                .multipliers
+                .extend(slots.map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
             first += vectors * kernel.lanes;
         }
         packed

@@ -1,0 +1,87 @@
+//! The program as an operator of tract.
+
+use std::sync::Arc;
+
+use tract_onnx::{prelude::*, tract_core::internal::*};
+
+use super::{Memory, Program};
+
+/// Runs a [`Program`] on `[N, H, W, 3]` bytes of a fixed shape; gives its exits, f32.
+#[derive(Clone)]
+pub struct Int8 {
+    program: Arc<Program>,
+    memory: Memory,
+}
+
+impl Int8 {
+    /// # Errors
+    /// When a picture of this size is too small.
+    pub fn new(program: Arc<Program>, pictures: usize, size: [usize; 2]) -> TractResult<Self> {
+        let memory = program.memory(pictures, size)?;
+        Ok(Self { program, memory })
+    }
+}
+
+impl std::fmt::Debug for Int8 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Int8({} layers, {})", self.program.layers.len(), self.program.set)
+    }
+}
+
+impl PartialEq for Int8 {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.program, &other.program)
+    }
+}
+
+impl Eq for Int8 {}
+
+impl Op for Int8 {
+    fn name(&self) -> StaticName {
+        "Int8".into()
+    }
+
+    fn info(&self) -> TractResult<Vec<String>> {
+        Ok(vec![format!("{self:?}")])
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Int8 {
+    not_out_of_plan!();
+
+    fn state(&self, _: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
+        Ok(Some(Box::new(State(self.memory.clone()))))
+    }
+}
+
+impl TypedOp for Int8 {
+    fn output_facts(&self, _: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shapes = self.program.exits.iter().map(|exit| self.memory.exit(&self.program, exit).0);
+        Ok(shapes.map(|shape| f32::fact(&shape)).collect())
+    }
+
+    as_op!();
+}
+
+/// The memory that the operator runs in.
+#[derive(Debug, Clone)]
+struct State(Memory);
+
+impl OpState for State {
+    fn eval(&mut self, _: &EvalContext, op: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let op = op.downcast_ref::<Int8>().context("the state of another operator")?;
+        let input = args_1!(inputs);
+        op.program.run(input.try_as_plain_ram()?.as_slice::<u8>()?, &mut self.0);
+        let exits = op.program.exits.iter().map(|exit| {
+            let (shape, values) = self.0.exit(&op.program, exit);
+            Ok(Tensor::from_shape(&shape, &values)?.into_tvalue())
+        });
+        exits.collect()
+    }
+
+    fn reset_lanes(&mut self, _: &[LaneId]) -> TractResult<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,477 @@
+//! A network as a list of layers, and the memory that it runs in at one input size.
+
+use std::time::{Duration, Instant};
+
+use super::super::kernels::{
+    InstructionSet,
+    depthwise::Depthwise,
+    pointwise::{Addition, Pointwise, Target},
+    stride,
+};
+
+/// What a u8 stands for: `scale × (q − zero_point)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantization {
+    pub scale: f32,
+    pub zero_point: u8,
+}
+
+/// A tensor, by its place in [`Program::channels`]; [`PICTURE`] is the first.
+pub type TensorId = usize;
+
+/// The input: `[N, H, W, 3]` bytes, three to a pixel.
+pub const PICTURE: TensorId = 0;
+
+/// One step of a network.
+pub struct Layer {
+    pub name: String,
+    pub operation: Operation,
+    pub inputs: Vec<TensorId>,
+    pub output: TensorId,
+}
+
+pub enum Operation {
+    /// A convolution with a window, as a pointwise one of the window's pixels laid side by side.
+    Dense {
+        window: Patch,
+        product: Pointwise,
+    },
+    Pointwise(Pointwise),
+    /// A pointwise convolution whose result is added to the second input.
+    PointwiseAdd(Pointwise, Addition),
+    Depthwise {
+        kernel: Depthwise,
+        geometry: Geometry,
+    },
+    /// The first input's zero point comes from its own quantisation.
+    Add {
+        addition: Addition,
+        a_zero_point: u8,
+    },
+    /// Nearest-neighbour enlargement by 2.
+    Upsample,
+    /// The mean of all pixels: `multiplier` is for their mean without zero points.
+    Pool {
+        multiplier: f32,
+        input_zero_point: u8,
+        zero_point: u8,
+    },
+}
+
+impl Operation {
+    /// What people call it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Dense { .. } => "convolution",
+            Self::Pointwise(_) => "pointwise",
+            Self::PointwiseAdd(..) => "pointwise + add",
+            Self::Depthwise { .. } => "depthwise",
+            Self::Add { .. } => "add",
+            Self::Upsample => "upsample",
+            Self::Pool { .. } => "pool",
+        }
+    }
+}
+
+/// How a window moves over a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    pub side: usize,
+    pub step: usize,
+    /// Padding: above, left, below, right.
+    pub padding: [usize; 4],
+}
+
+impl Geometry {
+    /// Height and width of the result; 0 where the window doesn't fit.
+    pub fn output(&self, [h, w]: [usize; 2]) -> [usize; 2] {
+        let Self { side, step, padding: [above, left, below, right] } = *self;
+        let count = |length: usize| length.checked_sub(side).map_or(0, |rest| rest / step + 1);
+        [count(h + above + below), count(w + left + right)]
+    }
+}
+
+/// The window of a dense convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patch {
+    pub geometry: Geometry,
+    pub channels: usize,
+    /// The input's zero point, which is what lies outside.
+    pub padding: u8,
+}
+
+/// A result that leaves the program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exit {
+    /// Its name in the ONNX graph.
+    pub name: String,
+    pub tensor: TensorId,
+    /// How to make f32 of a quantised tensor; none for one that is f32 already.
+    pub quantization: Option<Quantization>,
+    /// Without height and width, `[N, C]`, rather than `[N, C, H, W]`.
+    pub flat: bool,
+}
+
+/// The layers of a network, packed for one instruction set, at any input size.
+pub struct Program {
+    pub set: InstructionSet,
+    pub layers: Vec<Layer>,
+    /// Of each tensor.
+    pub channels: Vec<usize>,
+    /// Which tensors hold f32.
+    pub real: Vec<bool>,
+    pub exits: Vec<Exit>,
+}
+
+/// A shape that a network can't take.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("layer {layer} is left with nothing of a {height}×{width} picture")]
+pub struct TooSmall {
+    layer: String,
+    height: usize,
+    width: usize,
+}
+
+/// Buffers for a program at one input shape, planned once: running allocates nothing.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    pictures: usize,
+    /// Height and width of each tensor.
+    sizes: Vec<[usize; 2]>,
+    /// The buffer of each quantised tensor but the picture.
+    slots: Vec<usize>,
+    buffers: Vec<Vec<u8>>,
+    /// f32 tensors, empty for the others.
+    reals: Vec<Vec<f32>>,
+    scratch: Vec<u8>,
+}
+
+/// How long a layer took.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerTime {
+    pub layer: usize,
+    pub time: Duration,
+}
+
+impl Memory {
+    /// Shapes and values of the exits, as the graph's other operators expect them: f32, `[N, C, H, W]` or `[N, C]`.
+    pub fn exit(&self, program: &Program, exit: &Exit) -> (Vec<usize>, Vec<f32>) {
+        let channels = program.channels[exit.tensor];
+        let [h, w] = self.sizes[exit.tensor];
+        let pixels = h * w;
+        let mut values = vec![0.0; self.pictures * channels * pixels];
+        for (picture, values) in values.chunks_exact_mut((channels * pixels).max(1)).enumerate() {
+            match exit.quantization {
+                None => {
+                    let from = &self.reals[exit.tensor][picture * channels * pixels..];
+                    for (pixel, from) in from.chunks_exact(channels).take(pixels).enumerate() {
+                        for (channel, &value) in from.iter().enumerate() {
+                            values[channel * pixels + pixel] = value;
+                        }
+                    }
+                }
+                Some(Quantization { scale, zero_point }) => {
+                    let step = stride(channels);
+                    let from = &self.buffers[self.slots[exit.tensor]][picture * pixels * step..];
+                    for (pixel, from) in from.chunks_exact(step).take(pixels).enumerate() {
+                        for (channel, &value) in from[..channels].iter().enumerate() {
+                            values[channel * pixels + pixel] =
+                                (i32::from(value) - i32::from(zero_point)) as f32 * scale;
+                        }
+                    }
+                }
+            }
+        }
+        let shape =
+            if exit.flat { vec![self.pictures, channels] } else { vec![self.pictures, channels, h, w] };
+        (shape, values)
+    }
+}
+
+impl Program {
+    /// Plans the memory for `pictures` pictures of this height and width.
+    ///
+    /// # Errors
+    /// When a picture is too small for the network's windows.
+    pub fn memory(&self, pictures: usize, size: [usize; 2]) -> Result<Memory, TooSmall> {
+        let mut sizes = vec![[0, 0]; self.channels.len()];
+        sizes[PICTURE] = size;
+        let mut scratch = 0;
+        for layer in &self.layers {
+            let input = sizes[layer.inputs[0]];
+            let output = match &layer.operation {
+                Operation::Dense { window, product } => {
+                    let output = window.geometry.output(input);
+                    scratch = scratch.max(output[1] * stride(product.inputs()));
+                    output
+                }
+                Operation::Depthwise { kernel, geometry } => {
+                    let output = geometry.output(input);
+                    if output[1] > 0 {
+                        scratch = scratch.max(kernel.scratch(input[1], output[1]));
+                    }
+                    output
+                }
+                Operation::Pointwise(_) | Operation::PointwiseAdd(..) | Operation::Add { .. } => input,
+                Operation::Upsample => [2 * input[0], 2 * input[1]],
+                Operation::Pool { .. } => [1, 1],
+            };
+            if output.contains(&0) || input.contains(&0) {
+                let [height, width] = size;
+                return Err(TooSmall { layer: layer.name.clone(), height, width });
+            }
+            sizes[layer.output] = output;
+        }
+
+        let mut memory = Memory {
+            pictures,
+            slots: vec![usize::MAX; self.channels.len()],
+            buffers: Vec::new(),
+            reals: vec![Vec::new(); self.channels.len()],
+            scratch: vec![0; scratch],
+            sizes,
+        };
+        let last_use = |tensor: TensorId| {
+            let kept = self.exits.iter().any(|exit| exit.tensor == tensor);
+            let read = self.layers.iter().rposition(|layer| layer.inputs.contains(&tensor));
+            if kept { usize::MAX } else { read.unwrap_or(0) }
+        };
+        // The buffer freed last is taken first: it is the one most likely to be in the cache.
+        let mut free: Vec<usize> = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let tensor = layer.output;
+            let [h, w] = memory.sizes[tensor];
+            let pixels = pictures * h * w;
+            if self.real[tensor] {
+                memory.reals[tensor] = vec![0.0; pixels * self.channels[tensor]];
+            } else {
+                let slot = free.pop().unwrap_or_else(|| {
+                    memory.buffers.push(Vec::new());
+                    memory.buffers.len() - 1
+                });
+                let length = pixels * stride(self.channels[tensor]);
+                let buffer = &mut memory.buffers[slot];
+                buffer.resize(buffer.len().max(length), 0);
+                memory.slots[tensor] = slot;
+            }
+            for &input in &layer.inputs {
+                if input != PICTURE && last_use(input) == index && !free.contains(&memory.slots[input]) {
+                    free.push(memory.slots[input]);
+                }
+            }
+        }
+        Ok(memory)
+    }
+
+    /// Runs all layers on `pixels`, `[N, H, W, 3]` of the memory's shape; the results stay in the memory.
+    ///
+    /// # Panics
+    /// When there are not so many pixels.
+    pub fn run(&self, pixels: &[u8], memory: &mut Memory) {
+        for layer in &self.layers {
+            self.step(layer, pixels, memory);
+        }
+    }
+
+    /// As [`Program::run`], with the time of each layer.
+    pub fn profile(&self, pixels: &[u8], memory: &mut Memory) -> Vec<LayerTime> {
+        let timed = |(index, layer)| {
+            let started = Instant::now();
+            self.step(layer, pixels, memory);
+            LayerTime { layer: index, time: started.elapsed() }
+        };
+        self.layers.iter().enumerate().map(timed).collect()
+    }
+
+    fn step(&self, layer: &Layer, pixels: &[u8], memory: &mut Memory) {
+        let Memory { pictures, sizes, slots, buffers, reals, scratch } = memory;
+        let pictures = *pictures;
+        let ([h, w], [oh, ow]) = (sizes[layer.inputs[0]], sizes[layer.output]);
+        let channels = self.channels[layer.inputs[0]];
+        // Taken out while it is written to, so that the inputs' buffers can be read.
+        let mut written = match slots[layer.output] {
+            usize::MAX => Vec::new(),
+            slot => std::mem::take(&mut buffers[slot]),
+        };
+        let read = |n: usize| match layer.inputs[n] {
+            PICTURE => pixels,
+            tensor => &buffers[slots[tensor]],
+        };
+        match &layer.operation {
+            Operation::Pointwise(product) => {
+                let target = if self.real[layer.output] {
+                    Target::Real(&mut reals[layer.output])
+                } else {
+                    Target::Quantized(&mut written)
+                };
+                product.run(read(0), pictures * h * w, target);
+            }
+            Operation::PointwiseAdd(product, addition) => {
+                let target = Target::Added { to: &mut written, other: read(1), addition: *addition };
+                product.run(read(0), pictures * h * w, target);
+            }
+            Operation::Dense { window, product } => {
+                let (from_step, to_step) =
+                    (pixel_bytes(layer.inputs[0], channels), stride(product.outputs()));
+                for picture in 0..pictures {
+                    let from = &read(0)[picture * h * w * from_step..][..h * w * from_step];
+                    for row in 0..oh {
+                        window.gather(from, [h, w], from_step, row, ow, scratch);
+                        let first = (picture * oh + row) * ow;
+                        let target = if self.real[layer.output] {
+                            Target::Real(&mut reals[layer.output][first * product.outputs()..])
+                        } else {
+                            Target::Quantized(&mut written[first * to_step..])
+                        };
+                        product.run(scratch, ow, target);
+                    }
+                }
+            }
+            Operation::Depthwise { kernel, .. } => {
+                let step = stride(channels);
+                for picture in 0..pictures {
+                    let from = &read(0)[picture * h * w * step..];
+                    let to = &mut written[picture * oh * ow * step..];
+                    kernel.run(from, [h, w], to, [oh, ow], scratch);
+                }
+            }
+            Operation::Add { addition, a_zero_point } => {
+                let length = pictures * h * w * stride(channels);
+                add(&read(0)[..length], *a_zero_point, &read(1)[..length], addition, &mut written);
+            }
+            Operation::Upsample => {
+                let step = stride(channels);
+                let rows = read(0)[..pictures * h * w * step].chunks_exact(w * step);
+                for (row, to) in rows.zip(written.chunks_exact_mut(2 * ow * step)) {
+                    let (first, second) = to.split_at_mut(ow * step);
+                    for (pixel, to) in row.chunks_exact(step).zip(first.chunks_exact_mut(2 * step)) {
+                        let (left, right) = to.split_at_mut(step);
+                        left.copy_from_slice(pixel);
+                        right.copy_from_slice(pixel);
+                    }
+                    second.copy_from_slice(first);
+                }
+            }
+            Operation::Pool { multiplier, input_zero_point, zero_point } => {
+                let step = stride(channels);
+                let multiplier = multiplier / (h * w) as f32;
+                let bias = -((h * w) as i32) * i32::from(*input_zero_point);
+                for picture in 0..pictures {
+                    let from = &read(0)[picture * h * w * step..][..h * w * step];
+                    pool(from, bias, multiplier, *zero_point, &mut written[picture * step..][..step]);
+                }
+            }
+        }
+        if let slot @ 0..usize::MAX = slots[layer.output] {
+            buffers[slot] = written;
+        }
+    }
+}
+
+/// Bytes from one pixel of a tensor to the next.
+fn pixel_bytes(tensor: TensorId, channels: usize) -> usize {
+    if tensor == PICTURE { channels } else { stride(channels) }
+}
+
+impl Patch {
+    /// Lays the windows of one row of the output side by side: `[columns, side × side × channels]`.
+    fn gather(
+        &self,
+        from: &[u8],
+        [h, w]: [usize; 2],
+        pixel: usize,
+        row: usize,
+        columns: usize,
+        to: &mut [u8],
+    ) {
+        let Geometry { side, step, padding: [above, left, ..] } = self.geometry;
+        let line = side * self.channels;
+        let width = stride(side * line);
+        for (column, to) in to.chunks_exact_mut(width).take(columns).enumerate() {
+            let x = (column * step) as isize - left as isize;
+            let whole = pixel == self.channels && x >= 0 && x as usize + side <= w;
+            for (down, to) in to.chunks_exact_mut(line).take(side).enumerate() {
+                match (row * step + down).checked_sub(above).filter(|&y| y < h) {
+                    Some(y) if whole => {
+                        to.copy_from_slice(&from[(y * w + x as usize) * pixel..][..line]);
+                    }
+                    Some(y) => {
+                        for (across, to) in to.chunks_exact_mut(self.channels).enumerate() {
+                            let x = x + across as isize;
+                            if (0..w as isize).contains(&x) {
+                                let from = &from[(y * w + x as usize) * pixel..][..self.channels];
+                                to.copy_from_slice(from);
+                            } else {
+                                to.fill(self.padding);
+                            }
+                        }
+                    }
+                    None => to.fill(self.padding),
+                }
+            }
+        }
+    }
+}
+
+/// Rounds to the nearest whole number, ties to even, as adding and taking away 1.5 × 2^23 does for anything below
+/// 2^22: instruction sets without a rounding instruction do it as fast as those with one.
+fn round(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    let x = x.clamp(-4e6, 4e6) + MAGIC;
+    x.to_bits() as i32 - MAGIC.to_bits() as i32
+}
+
+fn add(a: &[u8], a_zero_point: u8, b: &[u8], addition: &Addition, to: &mut [u8]) {
+    let Addition { a_factor, b_factor, b_zero_point, zero_point } = *addition;
+    for ((&a, &b), to) in a.iter().zip(b).zip(to) {
+        let a = (i32::from(a) - i32::from(a_zero_point)) as f32;
+        let b = (i32::from(b) - i32::from(b_zero_point)) as f32;
+        *to = (round(a * a_factor + b * b_factor) + i32::from(zero_point)).clamp(0, 255) as u8;
+    }
+}
+
+/// The sum of all pixels, scaled.
+fn pool(from: &[u8], bias: i32, multiplier: f32, zero_point: u8, to: &mut [u8]) {
+    const CHUNK: usize = 64;
+    let step = to.len();
+    for (first, to) in to.chunks_mut(CHUNK).enumerate().map(|(n, to)| (n * CHUNK, to)) {
+        let mut sums = [bias; CHUNK];
+        for pixel in from.chunks_exact(step) {
+            for (sum, &value) in sums.iter_mut().zip(&pixel[first..first + to.len()]) {
+                *sum += i32::from(value);
+            }
+        }
+        for (to, sum) in to.iter_mut().zip(sums) {
+            *to = (round(sum as f32 * multiplier) + i32::from(zero_point)).clamp(0, 255) as u8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_even() {
+        for x in [-2.5f32, -1.5, -0.5, 0.0, 0.5, 1.5, 2.4999998, 7.0, 1e6, -1e6 - 0.5] {
+            assert_eq!(round(x), x.round_ties_even() as i32, "{x}");
+        }
+    }
+
+    #[test]
+    fn windows_fit_as_often_as_they_should() {
+        let geometry = Geometry { side: 3, step: 2, padding: [0, 0, 1, 1] };
+        assert_eq!(geometry.output([112, 5]), [56, 2]);
+        assert_eq!(geometry.output([1, 2]), [0, 1]);
+    }
+
+    #[test]
+    fn a_row_of_windows_has_padding_where_the_picture_ends() {
+        let geometry = Geometry { side: 3, step: 2, padding: [1, 1, 1, 1] };
+        let window = Patch { geometry, channels: 1, padding: 9 };
+        let mut to = vec![0; 2 * 12];
+        window.gather(&[1, 2, 3, 4, 5, 6], [2, 3], 1, 0, 2, &mut to);
+        assert_eq!(to[..9], [9, 9, 9, 9, 1, 2, 9, 4, 5]);
+        assert_eq!(to[12..21], [9, 9, 9, 2, 3, 9, 5, 6, 9]);
+    }
+}

@@ -1,0 +1,789 @@
+//! ONNX in, a program out, and what is left.
+
+use std::collections::{HashMap, HashSet};
+
+use tract_onnx::{
+    pb::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto},
+    prelude::*,
+    tract_core::internal::format_err,
+};
+
+use super::{
+    super::kernels::{
+        InstructionSet,
+        depthwise::{Depthwise, Parameters, Window},
+        pointwise::{Addition, Pointwise},
+        stride,
+    },
+    program::{Exit, Geometry, Layer, Operation, PICTURE, Patch, Program, Quantization, TensorId},
+};
+
+/// What became of a node of the graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It is part of this layer of the program.
+    Layer(String),
+    /// It only says what values stand for, or how they lie in memory.
+    Free,
+    /// It stays in plain tract, and why.
+    Plain(String),
+}
+
+/// A graph, cut in two.
+pub struct Recognized {
+    /// Nothing when no layer is known.
+    pub program: Option<Program>,
+    /// What plain tract has to do: its inputs are the program's exits (f32), and the picture if it reads that as well.
+    pub rest: Option<ModelProto>,
+    /// Name, operator and fate of each node.
+    pub fates: Vec<(String, String, Fate)>,
+}
+
+/// What a name in the graph stands for.
+#[derive(Clone)]
+enum Value {
+    Constant(Arc<Tensor>),
+    /// A constant in whole numbers, to be multiplied by the scale of its first axis (or the only one).
+    Scaled {
+        whole: Arc<Tensor>,
+        scales: Vec<f32>,
+    },
+    /// u8; of the picture nobody has said yet what it stands for.
+    Quantized {
+        tensor: TensorId,
+        quantization: Option<Quantization>,
+        flat: bool,
+    },
+    /// The same as numbers.
+    Real {
+        tensor: TensorId,
+        quantization: Quantization,
+        flat: bool,
+    },
+    /// Numbers that are not quantised yet, and their limits.
+    Sum(Sum, Limits),
+}
+
+#[derive(Clone)]
+enum Sum {
+    Convolution(Arc<Convolution>),
+    Add([(TensorId, Quantization); 2]),
+    Pool(TensorId, Quantization),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    low: f32,
+    high: f32,
+}
+
+const UNLIMITED: Limits = Limits { low: f32::NEG_INFINITY, high: f32::INFINITY };
+
+/// A convolution, or a matrix product as one of a single pixel.
+struct Convolution {
+    name: String,
+    input: TensorId,
+    quantization: Quantization,
+    /// `[outputs, inputs of a group, side, side]`
+    weights: Vec<i8>,
+    /// Scale of each output's sums.
+    scales: Vec<f32>,
+    /// In units of `scales`, without the input's zero point.
+    bias: Vec<i32>,
+    inputs: usize,
+    groups: usize,
+    geometry: Geometry,
+    flat: bool,
+}
+
+type Step<T> = Result<T, String>;
+
+/// Cuts a graph with the input `image` (u8, `[N, H, W, 3]`) into a program and a rest.
+///
+/// # Errors
+/// When a constant can't be read.
+pub fn recognize(proto: &ModelProto, set: InstructionSet) -> TractResult<Recognized> {
+    let graph = proto.graph.as_ref().ok_or_else(|| format_err!("there is no graph"))?;
+    let mut refused = HashMap::new();
+    loop {
+        let mut reader = Reader::new(graph, set, &refused)?;
+        for (index, node) in graph.node.iter().enumerate() {
+            reader.node(index, node);
+        }
+        match reader.cut(proto) {
+            Ok(recognized) => return Ok(recognized),
+            // A sum leaves before it is quantised: its node has to stay plain.
+            Err((node, reason)) => refused.insert(node, reason),
+        };
+    }
+}
+
+struct Reader<'a> {
+    graph: &'a GraphProto,
+    set: InstructionSet,
+    refused: &'a HashMap<String, String>,
+    values: HashMap<&'a str, Value>,
+    fates: Vec<Fate>,
+    layers: Vec<Layer>,
+    channels: Vec<usize>,
+    real: Vec<bool>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(
+        graph: &'a GraphProto,
+        set: InstructionSet,
+        refused: &'a HashMap<String, String>,
+    ) -> TractResult<Self> {
+        let constant = |tensor: &'a TensorProto| -> TractResult<(&'a str, Value)> {
+            let provider = tract_onnx::data_resolver::MmapDataResolver;
+            let value = tract_onnx::tensor::load_tensor(&provider, tensor, None)?;
+            Ok((tensor.name.as_str(), Value::Constant(value.into_arc_tensor())))
+        };
+        let mut values = graph.initializer.iter().map(constant).collect::<TractResult<HashMap<_, _>>>()?;
+        values.insert("image", Value::Quantized { tensor: PICTURE, quantization: None, flat: false });
+        Ok(Self {
+            graph,
+            set,
+            refused,
+            values,
+            fates: Vec::new(),
+            layers: Vec::new(),
+            channels: vec![3],
+            real: vec![false],
+        })
+    }
+
+    fn node(&mut self, index: usize, node: &'a NodeProto) {
+        debug_assert_eq!(index, self.fates.len());
+        let layers = self.layers.len();
+        let result = match self.refused.get(output(node)) {
+            Some(reason) => Err(reason.clone()),
+            None => self.value(node),
+        };
+        let fate = match result {
+            Ok(value) => {
+                let fate = match (&value, self.layers.get(layers)) {
+                    (_, Some(layer)) => Fate::Layer(layer.name.clone()),
+                    (Value::Sum(..), None) => Fate::Layer(layer_name(output(node)).to_owned()),
+                    _ => Fate::Free,
+                };
+                self.values.insert(output(node), value);
+                fate
+            }
+            Err(reason) => Fate::Plain(reason),
+        };
+        self.fates.push(fate);
+    }
+
+    fn value(&mut self, node: &'a NodeProto) -> Step<Value> {
+        if node.output.len() != 1 {
+            return Err(format!("it has {} outputs", node.output.len()));
+        }
+        match node.op_type.as_str() {
+            "Transpose" => match (self.input(node, 0)?, ints(node, "perm").as_deref()) {
+                // Tensors are channels last already.
+                (value @ Value::Quantized { tensor: PICTURE, .. }, Some([0, 3, 1, 2])) => Ok(value),
+                _ => Err("only the picture's NHWC to NCHW costs nothing".into()),
+            },
+            "Flatten" => match self.input(node, 0)? {
+                Value::Quantized { tensor, quantization, flat: true } => {
+                    Ok(Value::Quantized { tensor, quantization, flat: true })
+                }
+                Value::Real { tensor, quantization, flat: true } => {
+                    Ok(Value::Real { tensor, quantization, flat: true })
+                }
+                _ => Err("only a pooled tensor can be flattened".into()),
+            },
+            "DequantizeLinear" => self.dequantized(node),
+            "QuantizeLinear" => self.quantized(node),
+            "Conv" => self.convolution(node),
+            "Gemm" => self.product(node),
+            "Add" => {
+                let [a, b] = [self.real(node, 0)?, self.real(node, 1)?];
+                if self.channels[a.0] != self.channels[b.0] {
+                    return Err("its operands have different channels".into());
+                }
+                Ok(Value::Sum(Sum::Add([(a.0, a.1), (b.0, b.1)]), UNLIMITED))
+            }
+            "GlobalAveragePool" => {
+                let (tensor, quantization, _) = self.real(node, 0)?;
+                Ok(Value::Sum(Sum::Pool(tensor, quantization), UNLIMITED))
+            }
+            "Relu" => self.limited(node, Limits { low: 0.0, high: f32::INFINITY }),
+            "Clip" => {
+                let bound = |n: usize, default: f32| match node.input.get(n).filter(|name| !name.is_empty()) {
+                    Some(_) => {
+                        self.floats(node, n).and_then(|of| of.first().copied().ok_or("no limit".into()))
+                    }
+                    None => Ok(default),
+                };
+                let limits = Limits { low: bound(1, f32::NEG_INFINITY)?, high: bound(2, f32::INFINITY)? };
+                self.limited(node, limits)
+            }
+            "Resize" => self.upsampled(node),
+            other => Err(format!("{other} has no int8 operator")),
+        }
+    }
+
+    fn input(&self, node: &NodeProto, n: usize) -> Step<Value> {
+        let name = node.input.get(n).ok_or_else(|| format!("it has no input {n}"))?;
+        self.values.get(name.as_str()).cloned().ok_or_else(|| format!("{name} is computed in plain tract"))
+    }
+
+    fn real(&self, node: &NodeProto, n: usize) -> Step<(TensorId, Quantization, bool)> {
+        match self.input(node, n)? {
+            Value::Real { tensor, quantization, flat } => Ok((tensor, quantization, flat)),
+            _ => Err(format!("{} is not a dequantised tensor", node.input[n])),
+        }
+    }
+
+    fn constant(&self, node: &NodeProto, n: usize) -> Step<Arc<Tensor>> {
+        match self.input(node, n)? {
+            Value::Constant(tensor) => Ok(tensor),
+            _ => Err(format!("{} is not a constant", node.input[n])),
+        }
+    }
+
+    fn floats(&self, node: &NodeProto, n: usize) -> Step<Vec<f32>> {
+        let tensor = self.constant(node, n)?;
+        numbers::<f32>(&tensor)
+    }
+
+    /// The scale and zero point of a quantisation to u8 by one pair for the whole tensor.
+    fn quantization(&self, node: &NodeProto) -> Step<Quantization> {
+        let (scales, zero_point) = (self.floats(node, 1)?, self.constant(node, 2)?);
+        if zero_point.datum_type() != u8::datum_type() {
+            return Err(format!("its zero point is {:?}, not u8", zero_point.datum_type()));
+        }
+        match (scales.as_slice(), numbers::<u8>(&zero_point)?.as_slice()) {
+            (&[scale], &[zero_point]) if scale > 0.0 => Ok(Quantization { scale, zero_point }),
+            _ => Err("a tensor needs one scale and one zero point".into()),
+        }
+    }
+
+    fn dequantized(&self, node: &NodeProto) -> Step<Value> {
+        match self.input(node, 0)? {
+            Value::Constant(whole) => {
+                if node.input.len() > 2 {
+                    let zero_points = self.constant(node, 2)?;
+                    let zero_points = zero_points.cast_to::<i32>().map_err(|e| e.to_string())?;
+                    if numbers::<i32>(&zero_points)?.iter().any(|&zero_point| zero_point != 0) {
+                        return Err("constants need the zero point 0".into());
+                    }
+                }
+                let scales = self.floats(node, 1)?;
+                if scales.len() > 1 && int(node, "axis").unwrap_or(1) != 0 {
+                    return Err("constants need their scales along the first axis".into());
+                }
+                Ok(Value::Scaled { whole, scales })
+            }
+            Value::Quantized { tensor, quantization, flat } => {
+                let said = self.quantization(node)?;
+                if quantization.is_some_and(|known| known != said) {
+                    return Err("it was quantised by another scale or zero point".into());
+                }
+                Ok(Value::Real { tensor, quantization: said, flat })
+            }
+            _ => Err("it reads numbers that are not quantised".into()),
+        }
+    }
+
+    fn limited(&self, node: &NodeProto, by: Limits) -> Step<Value> {
+        match self.input(node, 0)? {
+            Value::Sum(sum, limits) => {
+                let limits = Limits { low: limits.low.max(by.low), high: limits.high.min(by.high) };
+                Ok(Value::Sum(sum, limits))
+            }
+            _ => Err("only what a convolution, sum or pool gives can be limited".into()),
+        }
+    }
+
+    fn new_tensor(&mut self, channels: usize, real: bool) -> TensorId {
+        self.channels.push(channels);
+        self.real.push(real);
+        self.channels.len() - 1
+    }
+
+    fn quantized(&mut self, node: &NodeProto) -> Step<Value> {
+        let Value::Sum(sum, limits) = self.input(node, 0)? else {
+            return Err("only what a convolution, sum or pool gives can be quantised".into());
+        };
+        let to = self.quantization(node)?;
+        let Quantization { scale, zero_point } = to;
+        // What u8 can't say anyway needs no limit.
+        let least = -f32::from(zero_point) - 0.5;
+        if limits.low / scale > least + 0.5 || limits.high / scale < least + 255.0 {
+            return Err("its limits lie within what its quantisation can say".into());
+        }
+        let name = layer_name(&node.input[0]).to_owned();
+        let (inputs, operation, channels, flat) = match sum {
+            Sum::Convolution(convolution) => {
+                let operation = convolution.quantized(self.set, to)?;
+                (vec![convolution.input], operation, convolution.bias.len(), convolution.flat)
+            }
+            Sum::Add([(a, a_quantization), (b, b_quantization)]) => {
+                let addition = Addition {
+                    a_factor: a_quantization.scale / scale,
+                    b_factor: b_quantization.scale / scale,
+                    b_zero_point: b_quantization.zero_point,
+                    zero_point,
+                };
+                let operation = Operation::Add { addition, a_zero_point: a_quantization.zero_point };
+                (vec![a, b], operation, self.channels[a], false)
+            }
+            Sum::Pool(tensor, quantization) => {
+                let operation = Operation::Pool {
+                    multiplier: quantization.scale / scale,
+                    input_zero_point: quantization.zero_point,
+                    zero_point,
+                };
+                (vec![tensor], operation, self.channels[tensor], true)
+            }
+        };
+        let tensor = self.new_tensor(channels, false);
+        self.layers.push(Layer { name, operation, inputs, output: tensor });
+        Ok(Value::Quantized { tensor, quantization: Some(to), flat })
+    }
+
+    fn upsampled(&mut self, node: &NodeProto) -> Step<Value> {
+        let Value::Quantized { tensor, quantization, flat: false } = self.input(node, 0)? else {
+            return Err("only a quantised tensor can be resized".into());
+        };
+        let scales = self.floats(node, 2)?;
+        let text = |name: &str, default: &str| text(node, name).unwrap_or_else(|| default.to_owned());
+        let (mode, at) = (text("mode", "nearest"), text("coordinate_transformation_mode", "half_pixel"));
+        let nearest = text("nearest_mode", "round_prefer_floor");
+        let doubles = matches!(
+            (at.as_str(), nearest.as_str()),
+            ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor")
+        );
+        if scales != [1.0, 1.0, 2.0, 2.0] || mode != "nearest" || !doubles || tensor == PICTURE {
+            return Err("only nearest-neighbour enlargement by 2 is known".into());
+        }
+        let output = self.new_tensor(self.channels[tensor], false);
+        let name = layer_name(&node.output[0]).to_owned();
+        self.layers.push(Layer { name, operation: Operation::Upsample, inputs: vec![tensor], output });
+        Ok(Value::Quantized { tensor: output, quantization, flat: false })
+    }
+
+    fn convolution(&self, node: &NodeProto) -> Step<Value> {
+        let (input, quantization, _) = self.real(node, 0)?;
+        let (whole, scales) = self.weights(node, 1)?;
+        let &[outputs, inputs, side, other] = whole.shape() else {
+            return Err(format!("its weights have the shape {:?}", whole.shape()));
+        };
+        let groups = int(node, "group").unwrap_or(1) as usize;
+        let strides = ints(node, "strides").unwrap_or_else(|| vec![1, 1]);
+        let dilations = ints(node, "dilations").unwrap_or_else(|| vec![1, 1]);
+        let pads = ints(node, "pads").unwrap_or_else(|| vec![0; 4]);
+        if side != other || strides[0] != strides[1] || dilations != [1, 1] || pads.len() != 4 {
+            return Err("only square windows with one step and no dilation are known".into());
+        }
+        if text(node, "auto_pad").is_some_and(|mode| mode != "NOTSET") {
+            return Err("its padding is not written out".into());
+        }
+        if pads.iter().any(|&pad| pad < 0 || pad as usize >= side.max(1)) {
+            return Err("its padding is as wide as its window".into());
+        }
+        let geometry = Geometry {
+            side,
+            step: strides[0] as usize,
+            padding: [pads[0], pads[1], pads[2], pads[3]].map(|pad| pad as usize),
+        };
+        if inputs * groups != self.channels[input] {
+            return Err(format!("it takes {} channels of {}", inputs * groups, self.channels[input]));
+        }
+        let depthwise = groups == outputs && inputs == 1 && matches!((side, geometry.step), (3 | 5, 1 | 2));
+        if groups != 1 && !(depthwise && input != PICTURE) {
+            return Err(format!("{groups} groups of {side}×{side} windows have no int8 operator"));
+        }
+        let convolution = self.convolved(
+            node,
+            input,
+            quantization,
+            &whole,
+            scales,
+            inputs * groups,
+            groups,
+            geometry,
+            false,
+        )?;
+        Ok(Value::Sum(Sum::Convolution(Arc::new(convolution)), UNLIMITED))
+    }
+
+    fn product(&self, node: &NodeProto) -> Step<Value> {
+        let (input, quantization, flat) = self.real(node, 0)?;
+        let (whole, scales) = self.weights(node, 1)?;
+        let plain = |name: &str, default: f32| float(node, name).unwrap_or(default) == 1.0;
+        if int(node, "transB") != Some(1) || int(node, "transA").unwrap_or(0) != 0 {
+            return Err("only weights of the shape [outputs, inputs] are known".into());
+        }
+        if !plain("alpha", 1.0) || !plain("beta", 1.0) || !flat {
+            return Err("only a plain product of a flattened tensor is known".into());
+        }
+        let &[_, inputs] = whole.shape() else {
+            return Err(format!("its weights have the shape {:?}", whole.shape()));
+        };
+        if inputs != self.channels[input] {
+            return Err(format!("it takes {inputs} channels of {}", self.channels[input]));
+        }
+        let geometry = Geometry { side: 1, step: 1, padding: [0; 4] };
+        let convolution =
+            self.convolved(node, input, quantization, &whole, scales, inputs, 1, geometry, true)?;
+        Ok(Value::Sum(Sum::Convolution(Arc::new(convolution)), UNLIMITED))
+    }
+
+    fn weights(&self, node: &NodeProto, n: usize) -> Step<(Arc<Tensor>, Vec<f32>)> {
+        match self.input(node, n)? {
+            Value::Scaled { whole, scales } if whole.datum_type() == i8::datum_type() => Ok((whole, scales)),
+            _ => Err(format!("{} is not made of i8 constants", node.input[n])),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn convolved(
+        &self,
+        node: &NodeProto,
+        input: TensorId,
+        quantization: Quantization,
+        whole: &Tensor,
+        scales: Vec<f32>,
+        inputs: usize,
+        groups: usize,
+        geometry: Geometry,
+        flat: bool,
+    ) -> Step<Convolution> {
+        let outputs = whole.shape()[0];
+        let scales: Vec<f32> = match scales.len() {
+            1 => vec![scales[0] * quantization.scale; outputs],
+            n if n == outputs => scales.iter().map(|scale| scale * quantization.scale).collect(),
+            n => return Err(format!("{n} scales for {outputs} outputs")),
+        };
+        let bias = if node.input.len() > 2 {
+            let real = match self.input(node, 2)? {
+                Value::Constant(tensor) => numbers::<f32>(&tensor)?,
+                Value::Scaled { whole, scales } => {
+                    let whole = whole.cast_to::<i32>().map_err(|e| e.to_string())?;
+                    let whole = numbers::<i32>(&whole)?;
+                    let scale = |n: usize| f64::from(scales[if scales.len() == 1 { 0 } else { n }]);
+                    whole.iter().enumerate().map(|(n, &whole)| (f64::from(whole) * scale(n)) as f32).collect()
+                }
+                _ => return Err("its bias is not a constant".into()),
+            };
+            if real.len() != outputs {
+                return Err(format!("{} biases for {outputs} outputs", real.len()));
+            }
+            real.iter().zip(&scales).map(|(bias, scale)| (bias / scale).round() as i32).collect()
+        } else {
+            vec![0; outputs]
+        };
+        let weights = numbers::<i8>(whole)?;
+        let name = layer_name(output(node)).to_owned();
+        Ok(Convolution { name, input, quantization, weights, scales, bias, inputs, groups, geometry, flat })
+    }
+
+    /// Cuts the graph where plain tract takes over; or names a node that has to stay plain, and why.
+    fn cut(mut self, proto: &ModelProto) -> Result<Recognized, (String, String)> {
+        let makers: HashMap<&str, usize> =
+            self.graph.node.iter().enumerate().map(|(index, node)| (output(node), index)).collect();
+        // From the outputs back to what the program can give.
+        let (mut exits, mut plain, mut seen) = (Vec::<&str>::new(), HashSet::new(), HashSet::new());
+        let mut wanted: Vec<&str> = self.graph.output.iter().map(|output| output.name.as_str()).collect();
+        while let Some(name) = wanted.pop() {
+            if name.is_empty() || !seen.insert(name) {
+                continue;
+            }
+            let maker = makers.get(name).copied();
+            let gives = match self.values.get(name) {
+                Some(Value::Real { tensor, .. }) => *tensor != PICTURE,
+                Some(Value::Sum(..)) => true,
+                // What only changes the order or number of u8 values may as well happen outside.
+                Some(Value::Quantized { .. }) => {
+                    maker.is_some_and(|maker| self.graph.node[maker].op_type == "QuantizeLinear")
+                }
+                Some(Value::Constant(_) | Value::Scaled { .. }) | None => false,
+            };
+            if gives {
+                exits.push(name);
+            } else if let Some(maker) = maker {
+                plain.insert(maker);
+                wanted.extend(self.graph.node[maker].input.iter().map(String::as_str));
+            }
+        }
+        let picture_is_read = seen.contains("image");
+
+        let mut program_exits = Vec::new();
+        let mut requantized = Vec::new();
+        for name in exits {
+            let (tensor, quantization, flat) = match self.values[name].clone() {
+                Value::Real { tensor, quantization, flat } => (tensor, Some(quantization), flat),
+                Value::Quantized { tensor, quantization, flat } => {
+                    requantized.push((name, makers[name]));
+                    (tensor, quantization, flat)
+                }
+                Value::Sum(Sum::Convolution(convolution), limits)
+                    if limits.low == f32::NEG_INFINITY && limits.high == f32::INFINITY =>
+                {
+                    let operation = convolution.real(self.set).map_err(|reason| (name.to_owned(), reason))?;
+                    let tensor = self.new_tensor(convolution.bias.len(), true);
+                    self.layers.push(Layer {
+                        name: convolution.name.clone(),
+                        operation,
+                        inputs: vec![convolution.input],
+                        output: tensor,
+                    });
+                    (tensor, None, convolution.flat)
+                }
+                _ => return Err((name.to_owned(), "its result is not quantised".into())),
+            };
+            program_exits.push(Exit { name: name.to_owned(), tensor, quantization, flat });
+        }
+        self.keep_what_is_read(&program_exits);
+        self.fuse_additions(&program_exits);
+
+        let rest = (!plain.is_empty() || !requantized.is_empty())
+            .then(|| self.rest(proto, &plain, &mut program_exits, &requantized, picture_is_read));
+        let named = |(node, fate): (&NodeProto, Fate)| (output(node).to_owned(), node.op_type.clone(), fate);
+        let fates = self.graph.node.iter().zip(self.fates).map(named).collect();
+        let program = (!self.layers.is_empty()).then_some(Program {
+            set: self.set,
+            layers: self.layers,
+            channels: self.channels,
+            real: self.real,
+            exits: program_exits,
+        });
+        // A program of nothing but exits of the picture would only copy it.
+        let rest = if program.is_none() { Some(proto.clone()) } else { rest };
+        Ok(Recognized { program, rest, fates })
+    }
+
+    fn keep_what_is_read(&mut self, exits: &[Exit]) {
+        let mut read: HashSet<TensorId> = exits.iter().map(|exit| exit.tensor).collect();
+        let mut kept: Vec<Layer> = Vec::new();
+        for layer in std::mem::take(&mut self.layers).into_iter().rev() {
+            if read.contains(&layer.output) {
+                read.extend(&layer.inputs);
+                kept.push(layer);
+            }
+        }
+        kept.reverse();
+        self.layers = kept;
+    }
+
+    /// Adds where a pointwise convolution writes, if nobody else reads what it gives.
+    fn fuse_additions(&mut self, exits: &[Exit]) {
+        let mut index = 0;
+        while index < self.layers.len() {
+            if let Operation::Add { addition, a_zero_point } = self.layers[index].operation
+                && let Some((at, other)) = self.fusible(index, exits)
+            {
+                let swapped = self.layers[index].inputs[1] != other;
+                let addition = if swapped {
+                    Addition {
+                        a_factor: addition.b_factor,
+                        b_factor: addition.a_factor,
+                        b_zero_point: a_zero_point,
+                        zero_point: addition.zero_point,
+                    }
+                } else {
+                    addition
+                };
+                let sum = self.layers.remove(index);
+                let mut product = self.layers.remove(at);
+                if let Operation::Pointwise(pointwise) = product.operation {
+                    product.operation = Operation::PointwiseAdd(pointwise, addition);
+                    product.inputs.push(other);
+                    product.output = sum.output;
+                    product.name = format!("{} + {}", product.name, sum.name);
+                    // Where the sum was: by then the other operand is there.
+                    self.layers.insert(index - 1, product);
+                    continue;
+                }
+                unreachable!("only a pointwise convolution is fusible");
+            }
+            index += 1;
+        }
+    }
+
+    /// The pointwise convolution before the addition at `index` that may take it over, and the other operand.
+    fn fusible(&self, index: usize, exits: &[Exit]) -> Option<(usize, TensorId)> {
+        let &[a, b] = self.layers[index].inputs.as_slice() else { return None };
+        let candidates = [(a, b), (b, a)].into_iter().filter_map(|(mine, other)| {
+            let at = self.layers[..index].iter().rposition(|layer| layer.output == mine)?;
+            let readers = self.layers.iter().filter(|layer| layer.inputs.contains(&mine)).count();
+            let alone = readers == 1 && !exits.iter().any(|exit| exit.tensor == mine);
+            let pointwise = matches!(self.layers[at].operation, Operation::Pointwise(_));
+            (alone && pointwise && a != b && other != PICTURE).then_some((at, other))
+        });
+        candidates.max_by_key(|(at, _)| *at)
+    }
+
+    /// The graph without what the program does.
+    fn rest(
+        &self,
+        proto: &ModelProto,
+        plain: &HashSet<usize>,
+        exits: &mut [Exit],
+        requantized: &[(&str, usize)],
+        picture_is_read: bool,
+    ) -> ModelProto {
+        let mut nodes: Vec<NodeProto> = Vec::new();
+        for &(name, maker) in requantized {
+            // The program's exits are f32; this makes u8 of them again, without loss.
+            let real = format!("{name}/exit");
+            for exit in exits.iter_mut().filter(|exit| exit.name == name) {
+                exit.name.clone_from(&real);
+            }
+            let mut node = self.graph.node[maker].clone();
+            if node.op_type == "QuantizeLinear" {
+                node.input[0] = real;
+            }
+            nodes.push(node);
+        }
+        let mut indices: Vec<&usize> = plain.iter().collect();
+        indices.sort_unstable();
+        nodes.extend(indices.into_iter().map(|&index| self.graph.node[index].clone()));
+        let read: HashSet<&str> = nodes.iter().flat_map(|node| &node.input).map(String::as_str).collect();
+        let input = |name: &str| ValueInfoProto {
+            name: name.to_owned(),
+            r#type: Some(TypeProto {
+                denotation: String::new(),
+                value: Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: 1, shape: None })),
+            }),
+            doc_string: String::new(),
+        };
+        let mut inputs: Vec<ValueInfoProto> =
+            self.graph.input.iter().filter(|_| picture_is_read).cloned().collect();
+        inputs.extend(
+            exits.iter().filter(|exit| read.contains(exit.name.as_str())).map(|exit| input(&exit.name)),
+        );
+        let initializer = self
+            .graph
+            .initializer
+            .iter()
+            .filter(|tensor| read.contains(tensor.name.as_str()))
+            .cloned()
+            .collect();
+        let made: HashSet<&str> = nodes.iter().map(output).collect();
+        let outputs =
+            self.graph.output.iter().filter(|output| made.contains(output.name.as_str())).cloned().collect();
+        let graph = GraphProto {
+            initializer,
+            input: inputs,
+            output: outputs,
+            value_info: Vec::new(),
+            node: nodes,
+            ..self.graph.clone()
+        };
+        ModelProto { graph: Some(graph), ..proto.clone() }
+    }
+}
+
+impl Convolution {
+    /// The bias with the input's zero point in it, and the largest sum that is possible.
+    fn folded(&self) -> Step<(Vec<i32>, Vec<i64>)> {
+        let per_output = self.weights.len() / self.bias.len().max(1);
+        let mut folded = Vec::with_capacity(self.bias.len());
+        let mut largest = Vec::with_capacity(self.bias.len());
+        for (&bias, weights) in self.bias.iter().zip(self.weights.chunks_exact(per_output.max(1))) {
+            let sum: i64 = weights.iter().map(|&weight| i64::from(weight)).sum();
+            let reach: i64 = weights.iter().map(|&weight| 255 * i64::from(weight).abs()).sum();
+            let bias = i64::from(bias) - i64::from(self.quantization.zero_point) * sum;
+            largest.push(bias.abs() + reach);
+            folded.push(i32::try_from(bias).map_err(|_| "its bias is too large".to_owned())?);
+        }
+        if largest.iter().any(|&sum| sum > i64::from(i32::MAX)) {
+            return Err("its sums may not fit in 32 bits".into());
+        }
+        Ok((folded, largest))
+    }
+
+    fn quantized(&self, set: InstructionSet, to: Quantization) -> Step<Operation> {
+        let multipliers: Vec<f32> = self.scales.iter().map(|scale| scale / to.scale).collect();
+        let (bias, largest) = self.folded()?;
+        if largest.iter().zip(&multipliers).any(|(&sum, multiplier)| sum as f32 * multiplier >= 2e9) {
+            return Err("its scaled sums may not fit in 32 bits".into());
+        }
+        let Geometry { side, step, padding } = self.geometry;
+        if self.groups == 1 {
+            return Ok(self.product(set, &bias, &multipliers, to.zero_point));
+        }
+        let kernel = Depthwise::new(
+            set,
+            Parameters {
+                window: Window { side, step },
+                above: padding[0],
+                left: padding[1],
+                weights: &self.weights,
+                bias: &bias,
+                multipliers: &multipliers,
+                padding: self.quantization.zero_point,
+                zero_point: to.zero_point,
+            },
+        );
+        Ok(Operation::Depthwise { kernel, geometry: self.geometry })
+    }
+
+    fn real(&self, set: InstructionSet) -> Step<Operation> {
+        if self.groups != 1 {
+            return Err("a depthwise result has to be quantised".into());
+        }
+        Ok(self.product(set, &self.folded()?.0, &self.scales, 0))
+    }
+
+    fn product(&self, set: InstructionSet, bias: &[i32], multipliers: &[f32], zero_point: u8) -> Operation {
+        let Geometry { side, step, padding } = self.geometry;
+        let product = |weights: &[i8]| Pointwise::new(set, weights, bias, multipliers, zero_point);
+        if (side, step, padding) == (1, 1, [0; 4]) && self.input != PICTURE {
+            return Operation::Pointwise(product(&self.weights));
+        }
+        // [outputs, inputs, side, side] to [outputs, side, side, inputs].
+        let window = side * side;
+        let mut turned = Vec::with_capacity(self.weights.len());
+        for weights in self.weights.chunks_exact(self.inputs * window) {
+            for at in 0..window {
+                turned.extend((0..self.inputs).map(|input| weights[input * window + at]));
+            }
+        }
+        debug_assert!(stride(turned.len() / bias.len()) >= window * self.inputs);
+        let window =
+            Patch { geometry: self.geometry, channels: self.inputs, padding: self.quantization.zero_point };
+        Operation::Dense { window, product: product(&turned) }
+    }
+}
+
+/// The name of a node's only output.
+fn output(node: &NodeProto) -> &str {
+    node.output.first().map_or("", String::as_str)
+}
+
+/// Our exporter calls a convolution's f32 result NAME/f32.
+fn layer_name(output: &str) -> &str {
+    output.strip_suffix("/f32").or_else(|| output.strip_suffix("/out")).unwrap_or(output)
+}
+
+fn numbers<T: Datum + Copy>(tensor: &Tensor) -> Step<Vec<T>> {
+    let plain = tensor.try_as_plain_ram().map_err(|e| e.to_string())?;
+    Ok(plain.as_slice::<T>().map_err(|e| e.to_string())?.to_vec())
+}
+
+fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n tract_onnx::pb::AttributeProto> {
+    node.attribute.iter().find(|attribute| attribute.name == name)
+}
+
+fn int(node: &NodeProto, name: &str) -> Option<i64> {
+    attribute(node, name).map(|attribute| attribute.i)
+}
+
+fn ints(node: &NodeProto, name: &str) -> Option<Vec<i64>> {
+    attribute(node, name).map(|attribute| attribute.ints.clone())
+}
+
+fn float(node: &NodeProto, name: &str) -> Option<f32> {
+    attribute(node, name).map(|attribute| attribute.f)
+}
+
+fn text(node: &NodeProto, name: &str) -> Option<String> {
+    attribute(node, name).map(|attribute| String::from_utf8_lossy(&attribute.s).into_owned())
+}
