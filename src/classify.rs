@@ -9,6 +9,11 @@ use crate::{
     models::{ClassifierSettings, Model},
 };
 
+/// The most faces that the network sees at once.
+const BATCH: usize = 8;
+/// The name of the network's output.
+pub const OUTPUT: &str = "logits";
+
 /// The attribute classifier.
 pub struct Classifier {
     network: Network,
@@ -20,7 +25,7 @@ impl Classifier {
     /// When the model is not a classifier of ours.
     pub fn new(model: &Model<ClassifierSettings>, engine: EngineKind) -> Result<Self, EngineError> {
         let settings = model.card.settings;
-        let mut network = Network::load(&model.onnx, &model.origin, &["logits"], engine)?;
+        let mut network = Network::load(&model.onnx, &model.origin, &[OUTPUT], engine)?;
         let side = settings.input_size as usize;
         network.prepare([1, side, side])?;
         Ok(Self { network, settings })
@@ -36,13 +41,17 @@ impl Classifier {
     /// # Errors
     /// When the network cannot run.
     pub fn classify(&mut self, picture: &Picture, faces: &[Face]) -> Result<Vec<Attributes>, EngineError> {
-        faces
-            .iter()
-            .map(|face| {
-                let crop = self.crop(picture, face);
-                self.attributes(&crop)
-            })
-            .collect()
+        let mut attributes = Vec::with_capacity(faces.len());
+        let mut rest = faces;
+        while !rest.is_empty() {
+            // Powers of two, so that there are few plans to keep.
+            let count = 1 << rest.len().min(BATCH).ilog2();
+            let (batch, later) = rest.split_at(count);
+            let crops: Vec<u8> = batch.iter().flat_map(|face| self.crop(picture, face).into_raw()).collect();
+            attributes.extend(self.run(&crops, count)?);
+            rest = later;
+        }
+        Ok(attributes)
     }
 
     /// What the network sees of a face: a square of the card's input size.
@@ -58,16 +67,21 @@ impl Classifier {
     /// # Errors
     /// When the network cannot run.
     pub fn attributes(&mut self, crop: &Picture) -> Result<Attributes, EngineError> {
-        let (w, h) = (crop.width() as usize, crop.height() as usize);
-        let outputs = self.network.run(crop.as_raw(), [1, h, w])?;
+        Ok(self.run(crop.as_raw(), 1)?.remove(0))
+    }
+
+    fn run(&mut self, crops: &[u8], count: usize) -> Result<Vec<Attributes>, EngineError> {
+        let side = self.settings.input_size as usize;
+        let outputs = self.network.run(crops, [count, side, side])?;
         let logits = &outputs[0];
-        if logits.values.len() != LOGITS {
+        if logits.values.len() != count * LOGITS {
             return Err(EngineError::Foreign {
                 origin: self.network.origin().into(),
                 found: format!("its logits have the shape {:?}", logits.shape),
-                expected: format!("[1, {LOGITS}]"),
+                expected: format!("[{count}, {LOGITS}]"),
             });
         }
-        Ok(Attributes::from_logits(&logits.values, self.settings.temperatures))
+        let temperatures = self.settings.temperatures;
+        Ok(logits.values.chunks_exact(LOGITS).map(|of| Attributes::from_logits(of, temperatures)).collect())
     }
 }

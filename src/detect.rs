@@ -20,7 +20,8 @@ pub struct Face {
 pub const STRIDES: [usize; 3] = [8, 16, 32];
 /// Values a cell gives: score logit, centre offset (2), log size (2), landmark offsets (10).
 pub const CHANNELS: usize = 15;
-const OUTPUTS: [&str; 3] = ["stride8", "stride16", "stride32"];
+/// Names of the network's outputs.
+pub const OUTPUTS: [&str; 3] = ["stride8", "stride16", "stride32"];
 /// The sides of the network's input are multiples of this.
 const ALIGN: usize = 32;
 /// The colour of the letterbox's margin: zero to the network.

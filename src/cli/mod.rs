@@ -22,7 +22,9 @@ use mien::{
     sink::SinkError,
 };
 
+mod bench;
 mod devices;
+mod model;
 #[cfg(feature = "window")]
 mod preview;
 mod run;
@@ -46,6 +48,8 @@ enum Command {
     Run(run::Args),
     Still(still::Args),
     Devices(devices::Args),
+    Model(model::Args),
+    Bench(bench::Args),
 }
 
 /// What standard output is called in messages.
@@ -66,6 +70,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Still(args) => still::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -110,7 +116,7 @@ struct AnalyserArgs {
     #[arg(long, value_name = "SCORE", value_parser = score)]
     min_score: Option<f32>,
     /// What runs the networks
-    #[arg(long, value_enum, default_value_t = EngineKind::Tract)]
+    #[arg(long, value_enum, default_value_t = EngineKind::default())]
     engine: EngineKind,
     /// Folder with face.json, face.onnx, attributes.json and attributes.onnx [default: the built-in ones]
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,6 @@
 //! ONNX in, tensors out.
 
-use std::{collections::HashMap, fmt, io::Cursor, sync::Arc};
+use std::{collections::HashMap, fmt, io::Cursor, sync::Arc, time::Duration};
 
 use tract_onnx::{
     pb::ModelProto,
@@ -15,15 +15,24 @@ use kernels::InstructionSet;
 
 pub mod int8;
 pub mod kernels;
+#[cfg(test)]
+mod tests;
 
 /// What runs the networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// tract with quantised layers in whole numbers.
-    #[default]
     Int8,
     /// tract as it is: the reference.
     Tract,
+}
+
+impl Default for EngineKind {
+    /// Whole numbers where this CPU has kernels for them: the portable ones are slower than plain tract.
+    fn default() -> Self {
+        if InstructionSet::best() == InstructionSet::Portable { Self::Tract } else { Self::Int8 }
+    }
 }
 
 impl fmt::Display for EngineKind {
@@ -96,6 +105,43 @@ impl Network {
         output_names: &[&'static str],
         kind: EngineKind,
     ) -> Result<Self, EngineError> {
+        Self::load_for(onnx, origin, output_names, kind, InstructionSet::chosen()?)
+    }
+
+    /// As [`Network::load`], for an instruction set of one's own choice; plain tract makes its own.
+    ///
+    /// # Errors
+    /// As for [`Network::load`].
+    ///
+    /// # Panics
+    /// When this CPU lacks the instruction set.
+    pub fn load_for(
+        onnx: &[u8],
+        origin: &str,
+        output_names: &[&'static str],
+        kind: EngineKind,
+        set: InstructionSet,
+    ) -> Result<Self, EngineError> {
+        let load_error =
+            |e: TractError| EngineError::Load { origin: origin.into(), reason: format!("{e:#}") };
+        let proto = tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(onnx)).map_err(load_error)?;
+        if proto.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
+            return Err(EngineError::Load {
+                origin: origin.into(),
+                reason: format!("{} bytes that hold no ONNX graph", onnx.len()),
+            });
+        }
+        Self::new(proto, origin, output_names, kind, set)
+    }
+
+    fn new(
+        proto: ModelProto,
+        origin: &str,
+        output_names: &[&'static str],
+        kind: EngineKind,
+        set: InstructionSet,
+    ) -> Result<Self, EngineError> {
+        assert!(set.is_supported(), "this CPU lacks {set}");
         let load_error =
             |e: TractError| EngineError::Load { origin: origin.into(), reason: format!("{e:#}") };
         let foreign = |found, expected: &str| EngineError::Foreign {
@@ -103,19 +149,13 @@ impl Network {
             found,
             expected: expected.into(),
         };
-        let reader = tract_onnx::onnx();
-        let proto = reader.proto_model_for_read(&mut Cursor::new(onnx)).map_err(load_error)?;
-        let Some(graph) = proto.graph.as_ref().filter(|graph| !graph.node.is_empty()) else {
-            return Err(EngineError::Load {
-                origin: origin.into(),
-                reason: format!("{} bytes that hold no ONNX graph", onnx.len()),
-            });
-        };
-        let inputs: Vec<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+        let graph = proto.graph.iter().flat_map(|graph| &graph.input);
+        let inputs: Vec<&str> = graph.map(|input| input.name.as_str()).collect();
         if inputs != ["image"] {
             return Err(foreign(format!("it has the inputs {inputs:?}"), "one input named image"));
         }
-        let outputs: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+        let graph = proto.graph.iter().flat_map(|graph| &graph.output);
+        let outputs: Vec<&str> = graph.map(|output| output.name.as_str()).collect();
         if let Some(missing) = output_names.iter().find(|name| !outputs.contains(name)) {
             return Err(foreign(format!("it has the outputs {outputs:?}"), missing));
         }
@@ -123,7 +163,6 @@ impl Network {
         let (program, rest, fates) = match kind {
             EngineKind::Tract => (None, Some(proto), Vec::new()),
             EngineKind::Int8 => {
-                let set = InstructionSet::chosen()?;
                 let recognized = int8::recognize(&proto, set).map_err(load_error)?;
                 (recognized.program.map(Arc::new), recognized.rest, recognized.fates)
             }
@@ -194,6 +233,18 @@ impl Network {
             Ok(Output { shape: tensor.shape().to_vec(), values: values().map_err(run_error)? })
         };
         output_names.iter().map(output).collect()
+    }
+
+    /// How long each layer of [`Network::program`] takes on such pixels, in its order; nothing without a program.
+    ///
+    /// # Errors
+    /// When the pictures are too small for the network.
+    pub fn profile(&self, pixels: &[u8], [n, h, w]: InputShape) -> Result<Vec<Duration>, EngineError> {
+        let Some(program) = &self.program else { return Ok(Vec::new()) };
+        let mut memory = program
+            .memory(n, [h, w])
+            .map_err(|e| EngineError::Run { origin: self.origin.clone(), reason: e.to_string() })?;
+        Ok(program.profile(pixels, &mut memory))
     }
 
     /// Makes the plan for an input shape now, so that the first picture does not wait for it.

@@ -11,5 +11,5 @@ pub mod operator;
 mod program;
 mod recognize;
 
-pub use program::{LayerTime, Memory, Program};
+pub use program::{Layer, Memory, Program, TooSmall};
 pub use recognize::{Fate, Recognized, recognize};

@@ -146,13 +146,6 @@ pub struct Memory {
     scratch: Vec<u8>,
 }
 
-/// How long a layer took.
-#[derive(Debug, Clone, Copy)]
-pub struct LayerTime {
-    pub layer: usize,
-    pub time: Duration,
-}
-
 impl Memory {
     /// Shapes and values of the exits, as the graph's other operators expect them: f32, `[N, C, H, W]` or `[N, C]`.
     pub fn exit(&self, program: &Program, exit: &Exit) -> (Vec<usize>, Vec<f32>) {
@@ -200,9 +193,9 @@ impl Program {
         for layer in &self.layers {
             let input = sizes[layer.inputs[0]];
             let output = match &layer.operation {
-                Operation::Dense { window, product } => {
+                Operation::Dense { window, .. } => {
                     let output = window.geometry.output(input);
-                    scratch = scratch.max(output[1] * stride(product.inputs()));
+                    scratch = scratch.max(window.scratch(input[1], output[1]));
                     output
                 }
                 Operation::Depthwise { kernel, geometry } => {
@@ -273,14 +266,14 @@ impl Program {
         }
     }
 
-    /// As [`Program::run`], with the time of each layer.
-    pub fn profile(&self, pixels: &[u8], memory: &mut Memory) -> Vec<LayerTime> {
-        let timed = |(index, layer)| {
+    /// As [`Program::run`]; gives the time of each layer.
+    pub fn profile(&self, pixels: &[u8], memory: &mut Memory) -> Vec<Duration> {
+        let timed = |layer| {
             let started = Instant::now();
             self.step(layer, pixels, memory);
-            LayerTime { layer: index, time: started.elapsed() }
+            started.elapsed()
         };
-        self.layers.iter().enumerate().map(timed).collect()
+        self.layers.iter().map(timed).collect()
     }
 
     fn step(&self, layer: &Layer, pixels: &[u8], memory: &mut Memory) {
@@ -316,14 +309,14 @@ impl Program {
                 for picture in 0..pictures {
                     let from = &read(0)[picture * h * w * from_step..][..h * w * from_step];
                     for row in 0..oh {
-                        window.gather(from, [h, w], from_step, row, ow, scratch);
+                        let windows = window.gather(from, [h, w], from_step, row, ow, scratch);
                         let first = (picture * oh + row) * ow;
                         let target = if self.real[layer.output] {
                             Target::Real(&mut reals[layer.output][first * product.outputs()..])
                         } else {
                             Target::Quantized(&mut written[first * to_step..])
                         };
-                        product.run(scratch, ow, target);
+                        product.run(windows, ow, target);
                     }
                 }
             }
@@ -373,43 +366,68 @@ fn pixel_bytes(tensor: TensorId, channels: usize) -> usize {
     if tensor == PICTURE { channels } else { stride(channels) }
 }
 
+/// Bytes that are copied at once, and so may be read and written after the last one that counts.
+const SLACK: usize = 16;
+
 impl Patch {
-    /// Lays the windows of one row of the output side by side: `[columns, side × side × channels]`.
-    fn gather(
+    /// Bytes of a line of the window.
+    fn line(&self) -> usize {
+        self.geometry.side * self.channels
+    }
+
+    /// Bytes of a line of the picture with its padding.
+    fn padded(&self, columns: usize) -> usize {
+        let [_, left, _, right] = self.geometry.padding;
+        (left + columns + right) * self.channels + SLACK
+    }
+
+    /// Bytes of scratch memory for a picture and a result with so many columns.
+    fn scratch(&self, columns: usize, output_columns: usize) -> usize {
+        let Geometry { side, .. } = self.geometry;
+        side * self.padded(columns) + output_columns * stride(side * self.line()) + SLACK
+    }
+
+    /// Lays the windows of one row of the output side by side: `[columns, side × side × channels]`, the bytes that are
+    /// returned. `pixel` is the number of bytes from one pixel of the picture to the next.
+    fn gather<'s>(
         &self,
         from: &[u8],
         [h, w]: [usize; 2],
         pixel: usize,
         row: usize,
         columns: usize,
-        to: &mut [u8],
-    ) {
+        scratch: &'s mut [u8],
+    ) -> &'s [u8] {
         let Geometry { side, step, padding: [above, left, ..] } = self.geometry;
-        let line = side * self.channels;
-        let width = stride(side * line);
-        for (column, to) in to.chunks_exact_mut(width).take(columns).enumerate() {
-            let x = (column * step) as isize - left as isize;
-            let whole = pixel == self.channels && x >= 0 && x as usize + side <= w;
-            for (down, to) in to.chunks_exact_mut(line).take(side).enumerate() {
-                match (row * step + down).checked_sub(above).filter(|&y| y < h) {
-                    Some(y) if whole => {
-                        to.copy_from_slice(&from[(y * w + x as usize) * pixel..][..line]);
-                    }
-                    Some(y) => {
-                        for (across, to) in to.chunks_exact_mut(self.channels).enumerate() {
-                            let x = x + across as isize;
-                            if (0..w as isize).contains(&x) {
-                                let from = &from[(y * w + x as usize) * pixel..][..self.channels];
-                                to.copy_from_slice(from);
-                            } else {
-                                to.fill(self.padding);
-                            }
-                        }
-                    }
-                    None => to.fill(self.padding),
+        let (channels, line, padded) = (self.channels, self.line(), self.padded(w));
+        let (lines, windows) = scratch.split_at_mut(side * padded);
+        for (down, to) in lines.chunks_exact_mut(padded).enumerate() {
+            to.fill(self.padding);
+            let Some(y) = (row * step + down).checked_sub(above).filter(|&y| y < h) else { continue };
+            let (from, to) =
+                (&from[y * w * pixel..][..w * pixel], &mut to[left * channels..][..w * channels]);
+            if pixel == channels {
+                to.copy_from_slice(from);
+            } else {
+                for (from, to) in from.chunks_exact(pixel).zip(to.chunks_exact_mut(channels)) {
+                    to.copy_from_slice(&from[..channels]);
                 }
             }
         }
+        // In order, so that what is written after the end of a line is written over by the next one.
+        let width = stride(side * line);
+        for column in 0..columns {
+            for down in 0..side {
+                let (from, to) = (down * padded + column * step * channels, column * width + down * line);
+                for at in (0..line).step_by(SLACK) {
+                    let bytes = lines[from + at..].first_chunk::<SLACK>();
+                    if let (Some(bytes), Some(to)) = (bytes, windows[to + at..].first_chunk_mut()) {
+                        *to = *bytes;
+                    }
+                }
+            }
+        }
+        windows
     }
 }
 
@@ -469,9 +487,9 @@ mod tests {
     fn a_row_of_windows_has_padding_where_the_picture_ends() {
         let geometry = Geometry { side: 3, step: 2, padding: [1, 1, 1, 1] };
         let window = Patch { geometry, channels: 1, padding: 9 };
-        let mut to = vec![0; 2 * 12];
-        window.gather(&[1, 2, 3, 4, 5, 6], [2, 3], 1, 0, 2, &mut to);
-        assert_eq!(to[..9], [9, 9, 9, 9, 1, 2, 9, 4, 5]);
-        assert_eq!(to[12..21], [9, 9, 9, 2, 3, 9, 5, 6, 9]);
+        let mut scratch = vec![0; window.scratch(3, 2)];
+        let windows = window.gather(&[1, 2, 3, 4, 5, 6], [2, 3], 1, 0, 2, &mut scratch);
+        assert_eq!(windows[..9], [9, 9, 9, 9, 1, 2, 9, 4, 5]);
+        assert_eq!(windows[12..21], [9, 9, 9, 2, 3, 9, 5, 6, 9]);
     }
 }

@@ -29,6 +29,21 @@ unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
     }
 }
 
+/// Does the same for each pixel of a tile, its number written out: sums in an array whose places are not all known when
+/// compiling would leave the registers.
+macro_rules! for_each_pixel {
+    ($count:ident, |$pixel:ident| $body:expr) => {
+        for_each_pixel!($count, $pixel, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($count:ident, $pixel:ident, $body:expr, $($number:literal)*) => {
+        $(if $number < $count {
+            // The modulus is for arrays shorter than the numbers that are never reached.
+            let $pixel = $number % $count;
+            $body
+        })*
+    };
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
@@ -41,18 +56,14 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
         for _ in 0..tile.groups {
             let columns: [__m512i; VECTORS] =
                 std::array::from_fn(|v| _mm512_loadu_si512(weights.add(64 * v).cast()));
-            for (pixel, sums) in sums.iter_mut().enumerate() {
+            for_each_pixel!(PIXELS, |pixel| {
                 let four = input.add(pixel * tile.input_stride).cast::<i32>().read_unaligned();
                 let four = _mm512_set1_epi32(four);
-                for v in 0..VECTORS {
-                    sums[v] = _mm512_dpbusd_epi32(sums[v], four, columns[v]);
-                }
-            }
+                sums[pixel] = std::array::from_fn(|v| _mm512_dpbusd_epi32(sums[pixel][v], four, columns[v]));
+            });
             weights = weights.add(64 * VECTORS);
             input = input.add(4);
         }
-        // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
-        let sums = sums.map(|sums| sums);
 
         let multipliers: [__m512; VECTORS] =
             std::array::from_fn(|v| _mm512_loadu_ps(tile.multipliers.add(16 * v)));
@@ -60,11 +71,12 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
         match tile.output {
             Output::Quantized { to, zero_point } => {
                 let zero_point = _mm512_set1_epi16(i16::from(zero_point));
-                for (pixel, sums) in sums.iter().enumerate() {
-                    let whole: [__m512i; VECTORS] = std::array::from_fn(|v| scaled(sums[v], multipliers[v]));
+                for_each_pixel!(PIXELS, |pixel| {
+                    let whole: [__m512i; VECTORS] =
+                        std::array::from_fn(|v| scaled(sums[pixel][v], multipliers[v]));
                     let bytes = pack(whole, zero_point);
                     _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
-                }
+                });
             }
             Output::Added { to, zero_point, other, other_stride, addition } => {
                 let zero = i32::from(zero_point);
@@ -73,11 +85,11 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
                 let b_factor = _mm512_set1_ps(addition.b_factor);
                 let b_zero_point = _mm512_set1_epi32(i32::from(addition.b_zero_point));
                 let zero_point = _mm512_set1_epi16(i16::from(addition.zero_point));
-                for (pixel, sums) in sums.iter().enumerate() {
+                for_each_pixel!(PIXELS, |pixel| {
                     let other = _mm512_maskz_loadu_epi8(mask, other.add(pixel * other_stride).cast());
                     let other = unpack::<VECTORS>(other);
                     let whole: [__m512i; VECTORS] = std::array::from_fn(|v| {
-                        let a = scaled(sums[v], multipliers[v]);
+                        let a = scaled(sums[pixel][v], multipliers[v]);
                         let a = _mm512_cvtepi32_ps(_mm512_min_epi32(_mm512_max_epi32(a, low), high));
                         let b = _mm512_cvtepi32_ps(_mm512_sub_epi32(other[v], b_zero_point));
                         let sum = _mm512_add_ps(_mm512_mul_ps(a, a_factor), _mm512_mul_ps(b, b_factor));
@@ -85,24 +97,31 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
                     });
                     let bytes = pack(whole, zero_point);
                     _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
-                }
+                });
             }
             Output::Real(to) => {
-                for (pixel, sums) in sums.iter().enumerate() {
+                for_each_pixel!(PIXELS, |pixel| {
                     let to = to.add(pixel * tile.output_stride);
                     for v in 0..VECTORS {
-                        let real = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), multipliers[v]);
+                        let real = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[pixel][v]), multipliers[v]);
                         let mut lanes = [0f32; 16];
                         _mm512_storeu_ps(lanes.as_mut_ptr(), real);
-                        for (lane, &value) in lanes.iter().enumerate() {
-                            let channel = order(VECTORS, v, lane);
-                            if channel < tile.channels {
-                                *to.add(channel) = value;
-                            }
-                        }
+                        store_real(VECTORS, v, &lanes, tile.channels, to);
                     }
-                }
+                });
             }
+        }
+    }
+}
+
+/// Puts a vector's lanes where they belong.
+#[inline(never)]
+unsafe fn store_real(vectors: usize, vector: usize, lanes: &[f32; 16], channels: usize, to: *mut f32) {
+    for (lane, &value) in lanes.iter().enumerate() {
+        let channel = order(vectors, vector, lane);
+        if channel < channels {
+            // SAFETY: the caller's output has so many channels.
+            unsafe { *to.add(channel) = value };
         }
     }
 }
