@@ -126,7 +126,8 @@ impl Report {
                     None => timing.engine.to_string(),
                 };
                 let wrong = if timing.right { "" } else { "  WRONG" };
-                let difference = timing.difference.map_or("-".into(), |difference| format!("{difference:.3}"));
+                let difference =
+                    timing.difference.map_or("-".into(), |difference| format!("{difference:.3}"));
                 writeln!(
                     out,
                     "  {name:<20} {:>8.3} {:>8.3} {difference:>10}{wrong}",
@@ -149,7 +150,7 @@ impl Report {
 impl Work {
     fn new(
         name: &str,
-        (onnx, outputs): (&[u8], &[&'static str]),
+        (onnx, outputs): (&[u8], &[&str]),
         input: InputShape,
         args: &Args,
     ) -> anyhow::Result<Self> {

@@ -81,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn load(onnx: &[u8], origin: &str, outputs: &[&'static str]) -> anyhow::Result<Network> {
+fn load(onnx: &[u8], origin: &str, outputs: &[&str]) -> anyhow::Result<Network> {
     Ok(Network::load(onnx, origin, outputs, EngineKind::Int8)?)
 }
 

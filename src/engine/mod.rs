@@ -69,7 +69,7 @@ pub struct Output {
 /// One network at any input shape; a plan is made for each shape when it is first seen, and kept.
 pub struct Network {
     origin: String,
-    output_names: Vec<&'static str>,
+    output_names: Vec<String>,
     /// The layers that the int8 engine runs, if any.
     program: Option<Arc<int8::Program>>,
     /// What plain tract runs, if anything.
@@ -102,7 +102,7 @@ impl Network {
     pub fn load(
         onnx: &[u8],
         origin: &str,
-        output_names: &[&'static str],
+        output_names: &[&str],
         kind: EngineKind,
     ) -> Result<Self, EngineError> {
         Self::load_for(onnx, origin, output_names, kind, InstructionSet::chosen()?)
@@ -118,7 +118,7 @@ impl Network {
     pub fn load_for(
         onnx: &[u8],
         origin: &str,
-        output_names: &[&'static str],
+        output_names: &[&str],
         kind: EngineKind,
         set: InstructionSet,
     ) -> Result<Self, EngineError> {
@@ -137,7 +137,7 @@ impl Network {
     fn new(
         proto: ModelProto,
         origin: &str,
-        output_names: &[&'static str],
+        output_names: &[&str],
         kind: EngineKind,
         set: InstructionSet,
     ) -> Result<Self, EngineError> {
@@ -170,7 +170,7 @@ impl Network {
         let rest = rest.map(|rest| Rest::new(&rest, program.as_deref())).transpose().map_err(load_error)?;
         Ok(Self {
             origin: origin.into(),
-            output_names: output_names.to_vec(),
+            output_names: output_names.iter().map(|&name| name.to_owned()).collect(),
             program,
             rest,
             fates,
@@ -225,8 +225,8 @@ impl Network {
             Ok(())
         };
         run().map_err(run_error)?;
-        let output = |name: &&'static str| {
-            let tensor = results.get(name).ok_or_else(|| missing(name))?;
+        let output = |name: &String| {
+            let tensor = results.get(name.as_str()).ok_or_else(|| missing(name))?;
             let values = || -> TractResult<Vec<f32>> {
                 Ok(tensor.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
             };

@@ -20,7 +20,7 @@ fn detector() -> ModelProto {
     proto(&Model::face(None).unwrap().onnx)
 }
 
-fn network(proto: &ModelProto, outputs: &[&'static str], kind: EngineKind, set: InstructionSet) -> Network {
+fn network(proto: &ModelProto, outputs: &[&str], kind: EngineKind, set: InstructionSet) -> Network {
     Network::new(proto.clone(), "test", outputs, kind, set).unwrap()
 }
 
@@ -61,7 +61,7 @@ fn deviation(outputs: &[Output]) -> f32 {
 }
 
 /// Both engines on the same graph: steps of the last quantisation may differ, more may not.
-fn assert_like_tract(proto: &ModelProto, outputs: &[&'static str], pixels: &[u8], shape: InputShape) {
+fn assert_like_tract(proto: &ModelProto, outputs: &[&str], pixels: &[u8], shape: InputShape) {
     let expected =
         network(proto, outputs, EngineKind::Tract, InstructionSet::Portable).run(pixels, shape).unwrap();
     let mut first: Option<Vec<Output>> = None;

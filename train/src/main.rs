@@ -1,4 +1,5 @@
 mod adamw;
+mod agree;
 mod archive;
 mod checkpoint;
 mod classifier;
@@ -28,6 +29,8 @@ enum Command {
     Export(export::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
+    /// Compare mien's engine with onnxruntime on real faces
+    Agree(agree::Options),
     /// Paint masks on faces of the data packs and show them side by side
     Masks(mask_synthesis::SheetOptions),
     /// Paint a mask on the face in a picture
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
         Command::EvaluateClassifier(options) => classifier::evaluate(&options),
         Command::Export(options) => export::export(&options),
         Command::Measure(options) => measure::measure(&options),
+        Command::Agree(options) => agree::agree(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),
         Command::MaskPhoto(options) => mask_synthesis::photo(&options),
     }
