@@ -33,6 +33,9 @@ pub struct Args {
     /// Time only this engine, with the kernels that it chooses by itself
     #[arg(long, value_enum, conflicts_with = "pick")]
     engine: Option<EngineKind>,
+    /// Time only the work whose name begins so
+    #[arg(long, value_name = "NAME", conflicts_with = "pick")]
+    work: Option<String>,
     /// Only print the name of the fastest engine that is right: what `--engine` should be here
     #[arg(long)]
     pick: bool,
@@ -95,11 +98,17 @@ impl Report {
         let [h, w] = args.detect_input.map(|length| length.next_multiple_of(32));
         let classifier = (attributes.onnx.as_slice(), [classify::OUTPUT].as_slice());
         let detector = (face.onnx.as_slice(), detect::OUTPUTS.as_slice());
-        let work = vec![
-            Work::new("classifier, one face", classifier, [1, side, side], args)?,
-            Work::new("classifier, eight faces", classifier, [8, side, side], args)?,
-            Work::new("detector", detector, [1, h, w], args)?,
+        let work = [
+            ("classifier, one face", classifier, [1, side, side]),
+            ("classifier, eight faces", classifier, [8, side, side]),
+            ("detector", detector, [1, h, w]),
         ];
+        let wanted = |name: &str| args.work.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str()));
+        let work = work
+            .into_iter()
+            .filter(|(name, ..)| wanted(name))
+            .map(|(name, network, input)| Work::new(name, network, input, args))
+            .collect::<Result<Vec<_>, _>>()?;
         let total = |engine: EngineKind| -> Option<f64> {
             work.iter()
                 .map(|work| {
@@ -110,7 +119,7 @@ impl Report {
         };
         let faster = total(EngineKind::Int8).zip(total(EngineKind::Tract)).is_some_and(|(a, b)| a <= b);
         let fastest = if faster { EngineKind::Int8 } else { EngineKind::Tract };
-        let pick = args.engine.is_none().then_some(fastest);
+        let pick = (args.engine.is_none() && args.work.is_none()).then_some(fastest);
         Ok(Self { schema: 1, cpu: cpu(), work, pick })
     }
 

@@ -16,6 +16,7 @@ use super::{
     lower::{self, Variables},
     onnx,
     temperature::{Truth, temperatures},
+    threshold::thresholds,
     training_figures,
 };
 use crate::classifier::{
@@ -33,6 +34,22 @@ struct Measured {
     file: Report,
     logits: Difference,
     same: Same,
+    /// Of labels above the thresholds.
+    given: Given,
+}
+
+/// How often a head's label is not "unsure", and how often it is right then.
+#[derive(Debug, Default, Serialize)]
+struct HeadGiven {
+    part: f64,
+    accuracy: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Given {
+    mask: HeadGiven,
+    gender: HeadGiven,
+    age: HeadGiven,
 }
 
 /// The part of faces to which the trained network and the file give the same label.
@@ -54,29 +71,32 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     ensure!(!held_out.is_empty(), "no face is held out; --check must be at least 1");
 
     let quantized = options.quantize(&mut graph, &batches(options, &draw(training, options.calibration))?)?;
-    let validation = Validation::load(&options.data, held_out, Device::Cpu)?;
-    let trained = validation.logits(|images| logits(graph.run(images)))?;
-    let file = match &quantized {
-        Some(quantized) => validation.logits(|images| logits(quantized.run(&graph, images)))?,
-        None => trained.clone(),
+    // What is measured must not be what temperatures and thresholds were fitted on.
+    let (fitted_on, held_out) = held_out.split_at(held_out.len() / 2);
+    let fitting = Validation::load(&options.data, fitted_on.to_vec(), Device::Cpu)?;
+    let validation = Validation::load(&options.data, held_out.to_vec(), Device::Cpu)?;
+    let run = |validation: &Validation| match &quantized {
+        Some(quantized) => validation.logits(|images| logits(quantized.run(&graph, images))),
+        None => validation.logits(|images| logits(graph.run(images))),
     };
-    let temperatures = temperatures(&file, &truths(&validation));
+    let trained = validation.logits(|images| logits(graph.run(images)))?;
+    let file = run(&validation)?;
+    let (fitting_logits, fitting_truths) = (run(&fitting)?, truths(&fitting));
+    let temperatures = temperatures(&fitting_logits, &fitting_truths);
+    let chosen = thresholds(&answers(&fitting_logits, temperatures), &fitting_truths, options.accuracy);
+    let thresholds = Thresholds {
+        mask: options.mask_threshold.unwrap_or(chosen.mask),
+        gender: options.gender_threshold.unwrap_or(chosen.gender),
+        age: options.age_threshold.unwrap_or(chosen.age),
+    };
     let measured = serde_json::to_value(Measured {
         trained: validation.report(&answers(&trained, temperatures)),
         file: validation.report(&answers(&file, temperatures)),
         logits: Difference::between(&Tensor::from_slice(&trained), &Tensor::from_slice(&file)),
         same: same(&answers(&trained, temperatures), &answers(&file, temperatures)),
+        given: given(&answers(&file, temperatures), &truths(&validation), thresholds),
     })?;
-    let settings = ClassifierSettings {
-        input_size: INPUT_SIZE,
-        crop: CROP,
-        temperatures,
-        thresholds: Thresholds {
-            mask: options.mask_threshold,
-            gender: options.gender_threshold,
-            age: options.age_threshold,
-        },
-    };
+    let settings = ClassifierSettings { input_size: INPUT_SIZE, crop: CROP, temperatures, thresholds };
     let about = About {
         facts: &card::CLASSIFIER,
         format: options.format(),
@@ -110,6 +130,25 @@ fn truths(validation: &Validation) -> Vec<Truth> {
         Truth { mask, gender: face.gender, age }
     };
     validation.faces().map(truth).collect()
+}
+
+fn given(answers: &[Attributes], truths: &[Truth], thresholds: Thresholds) -> Given {
+    let head = |of: &dyn Fn(&Attributes, &Truth) -> Option<(bool, bool)>| {
+        let labels: Vec<(bool, bool)> =
+            answers.iter().zip(truths).filter_map(|(answer, truth)| of(answer, truth)).collect();
+        let given: Vec<bool> = labels.iter().filter(|(given, _)| *given).map(|(_, right)| *right).collect();
+        let part = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+        HeadGiven {
+            part: part(given.len(), labels.len()),
+            accuracy: part(given.iter().filter(|right| **right).count(), given.len()),
+        }
+    };
+    let sure = |p: &[f32], threshold| p.iter().any(|&p| p >= threshold);
+    Given {
+        mask: head(&|a, truth| Some((sure(&a.mask, thresholds.mask), a.best().0 == truth.mask))),
+        gender: head(&|a, truth| Some((sure(&a.gender, thresholds.gender), a.best().1 == truth.gender?))),
+        age: head(&|a, truth| Some((sure(&a.age, thresholds.age), a.best().2 == truth.age?))),
+    }
 }
 
 fn same(trained: &[Attributes], file: &[Attributes]) -> Same {

@@ -11,12 +11,12 @@ mod quantize;
 mod temperature;
 #[cfg(test)]
 mod tests;
+mod threshold;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use log::info;
-use mien::attributes::Thresholds;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -49,15 +49,18 @@ pub struct Options {
     /// Held-out pictures on which the file is measured
     #[arg(long, default_value_t = 2000)]
     check: usize,
-    /// Classifier: least probability at which a mask label is given
-    #[arg(long, default_value_t = Thresholds::default().mask)]
-    mask_threshold: f32,
-    /// Classifier: least probability at which a gender label is given
-    #[arg(long, default_value_t = Thresholds::default().gender)]
-    gender_threshold: f32,
-    /// Classifier: least probability at which an age label is given
-    #[arg(long, default_value_t = Thresholds::default().age)]
-    age_threshold: f32,
+    /// Classifier: labels less certain than needed for this accuracy, 0–1, are "unsure"
+    #[arg(long, default_value_t = 0.95)]
+    accuracy: f64,
+    /// Classifier: least probability at which a mask label is given, in place of what the accuracy asks for
+    #[arg(long)]
+    mask_threshold: Option<f32>,
+    /// Classifier: the same for gender
+    #[arg(long)]
+    gender_threshold: Option<f32>,
+    /// Classifier: the same for the age group
+    #[arg(long)]
+    age_threshold: Option<f32>,
     /// Detector: least score of a face that is shown
     #[arg(long, default_value_t = 0.5)]
     min_score: f32,
