@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Strip, Window};
 
-pub(super) static KERNEL: Kernel = Kernel { widths: &[64, 32, 16], order, run };
+pub(super) static KERNEL: Kernel =
+    Kernel { widths: &[64, 32, 16], group: 4, group_bytes: 4, signed: false, order, run };
 
 /// Interleaving bytes and then words, which works within lanes of 16 bytes, leaves four channels of each lane in each
 /// of the four vectors.
@@ -138,7 +139,9 @@ macro_rules! module {
                 unsafe {
                     let padding = $splat8(strip.padding as i8);
                     let column_bytes = QUADS * 4 * VECTOR;
-                    for column in (0..strip.left).chain(strip.left + strip.columns..strip.left + strip.columns + strip.right) {
+                    for column in (0..strip.left)
+                        .chain(strip.left + strip.columns..strip.left + strip.columns + strip.right)
+                    {
                         for n in 0..4 * QUADS {
                             $store(strip.scratch.add(column * column_bytes + n * VECTOR).cast(), padding);
                         }

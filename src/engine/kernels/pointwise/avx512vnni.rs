@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel = Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], order, run };
+pub(super) static KERNEL: Kernel =
+    Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], group: 4, signed: false, order, run };
 
 /// Vectors are packed to bytes four lanes at a time: those of the first vector, the second, and so on.
 fn order(vectors: usize, vector: usize, lane: usize) -> usize {
@@ -33,11 +34,12 @@ unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
 unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     unsafe {
-        let bias: [__m512i; VECTORS] = std::array::from_fn(|v| _mm512_loadu_si512(tile.bias.add(16 * v).cast()));
+        let bias: [__m512i; VECTORS] =
+            std::array::from_fn(|v| _mm512_loadu_si512(tile.bias.add(16 * v).cast()));
         let mut sums = [bias; PIXELS];
         let mut weights = tile.weights;
         let mut input = tile.input;
-        for _ in 0..tile.groups {
+        for _ in 0..tile.inputs / 4 {
             let columns: [__m512i; VECTORS] =
                 std::array::from_fn(|v| _mm512_loadu_si512(weights.add(64 * v).cast()));
             for (pixel, sums) in sums.iter_mut().enumerate() {
@@ -140,11 +142,8 @@ const fn spread(vectors: usize) -> [i32; 16] {
 unsafe fn pack<const VECTORS: usize>(whole: [__m512i; VECTORS], zero_point: __m512i) -> __m512i {
     let at = |v: usize| whole[if v < VECTORS { v } else { 0 }];
     let low = _mm512_adds_epi16(_mm512_packs_epi32(at(0), at(1)), zero_point);
-    let high = if VECTORS > 2 {
-        _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero_point)
-    } else {
-        low
-    };
+    let high =
+        if VECTORS > 2 { _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero_point) } else { low };
     let bytes = _mm512_packus_epi16(low, high);
     if VECTORS == 4 {
         return bytes;
