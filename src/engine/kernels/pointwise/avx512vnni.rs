@@ -53,7 +53,11 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
             input = input.add(4);
         }
         // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
-        let sums = sums.map(|sums| sums);
+        let mut stored = [bias; PIXELS];
+        for (stored, sums) in stored.iter_mut().zip(sums) {
+            *stored = sums;
+        }
+        let sums = stored;
 
         let multipliers: [__m512; VECTORS] =
             std::array::from_fn(|v| _mm512_loadu_ps(tile.multipliers.add(16 * v)));

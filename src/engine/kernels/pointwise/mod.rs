@@ -7,6 +7,8 @@
 use super::{InstructionSet, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 mod portable;
 #[cfg(test)]
@@ -109,6 +111,8 @@ fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
     assert!(set.is_supported(), "this CPU lacks {set}");
     match set {
         #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => &avx2::KERNEL,
+        #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
         _ => &portable::KERNEL,
     }
@@ -141,7 +145,7 @@ impl Pointwise {
         let panels: Vec<usize> =
             (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
 
-        let groups = inputs.div_ceil(kernel.group);
+        let groups = stride(inputs).div_ceil(kernel.group);
         let width = vectors * kernel.lanes;
         let mut packed = Self {
             inputs,
@@ -223,7 +227,7 @@ impl Pointwise {
                 (Output::Real(to.as_mut_ptr()), self.outputs)
             }
         };
-        let packed_inputs = self.inputs.next_multiple_of(self.kernel.group);
+        let packed_inputs = input_stride.next_multiple_of(self.kernel.group);
         let mut slot = 0;
         for &vectors in &self.panels {
             let width = vectors * self.kernel.lanes;
