@@ -63,7 +63,7 @@ impl InstructionSet {
             #[cfg(target_arch = "x86_64")]
             Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
-            AvxVnni => is_x86_feature_detected!("avxvnni"),
+            AvxVnni => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Avx512Vnni => {
                 is_x86_feature_detected!("avx512f")

@@ -9,10 +9,16 @@
 use super::{InstructionSet, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod portable;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 /// How an instruction set wants its weights, and the function that computes a strip.
 pub(super) struct Kernel {
@@ -104,6 +110,10 @@ pub struct Depthwise {
 fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
     assert!(set.is_supported(), "this CPU lacks {set}");
     match set {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => &avx2::KERNEL,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::AvxVnni => &avxvnni::vex::KERNEL,
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
         _ => &portable::KERNEL,

@@ -118,8 +118,14 @@ impl Case {
 }
 
 /// All kernels that this CPU can run.
-fn kernels(weights: &[i8]) -> impl Iterator<Item = (&'static str, &'static Kernel)> {
-    InstructionSet::supported().map(|set| (set.name(), kernel(set, weights)))
+fn kernels(weights: &[i8]) -> Vec<(&'static str, &'static Kernel)> {
+    let mut kernels: Vec<_> =
+        InstructionSet::supported().map(|set| (set.name(), kernel(set, weights))).collect();
+    #[cfg(target_arch = "x86_64")]
+    if InstructionSet::Avx512Vnni.is_supported() {
+        kernels.push(("avxvnni in AVX-512's encoding", &avxvnni::evex::KERNEL));
+    }
+    kernels
 }
 
 proptest! {

@@ -68,8 +68,7 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
         for (stored, sums) in stored.iter_mut().zip(sums) {
             *stored = sums;
         }
-        let sums = stored;
-        finish(tile, &sums);
+        finish(tile, &stored);
     }
 }
 

@@ -10,6 +10,8 @@ use super::{InstructionSet, signed_bias, stride};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -112,6 +114,8 @@ fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
     match set {
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 => &avx2::KERNEL,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::AvxVnni => &avxvnni::KERNEL,
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
         _ => &portable::KERNEL,
