@@ -14,6 +14,12 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -116,6 +122,14 @@ fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
         InstructionSet::AvxVnni => &avxvnni::vex::KERNEL,
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon if weights.contains(&i8::MIN) => &neon::FULL_RANGE,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon => &neon::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::NeonDot => &neon_dot::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::NeonI8mm => &neon_i8mm::KERNEL,
         _ => &portable::KERNEL,
     }
 }

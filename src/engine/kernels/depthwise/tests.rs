@@ -119,13 +119,14 @@ impl Case {
 
 /// All kernels that this CPU can run.
 fn kernels(weights: &[i8]) -> Vec<(&'static str, &'static Kernel)> {
-    let mut kernels: Vec<_> =
-        InstructionSet::supported().map(|set| (set.name(), kernel(set, weights))).collect();
+    let supported = InstructionSet::supported().map(|set| (set.name(), kernel(set, weights)));
     #[cfg(target_arch = "x86_64")]
-    if InstructionSet::Avx512Vnni.is_supported() {
-        kernels.push(("avxvnni in AVX-512's encoding", &avxvnni::evex::KERNEL));
-    }
-    kernels
+    let supported = supported.chain(
+        InstructionSet::Avx512Vnni
+            .is_supported()
+            .then_some(("avxvnni in AVX-512's encoding", &avxvnni::evex::KERNEL)),
+    );
+    supported.collect()
 }
 
 proptest! {
