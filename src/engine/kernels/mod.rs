@@ -9,6 +9,8 @@
 //! output  = clamp(round_ties_even(sum as f32 × multiplier) + zero point, 0, 255)
 //! ```
 //!
+//! Sums and `sum × multiplier` must stay below 2³¹.
+//!
 //! Every instruction set gives the same bytes as the portable kernels. One operator has one folder here, one
 //! instruction set one file in it.
 
@@ -16,6 +18,8 @@ use std::{fmt, str::FromStr};
 
 pub mod depthwise;
 pub mod pointwise;
+#[cfg(test)]
+mod testing;
 
 /// What a kernel may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ impl InstructionSet {
             #[cfg(target_arch = "x86_64")]
             Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
-            AvxVnni => is_x86_feature_detected!("avxvnni"),
+            AvxVnni => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Avx512Vnni => {
                 is_x86_feature_detected!("avx512f")
@@ -145,4 +149,9 @@ pub struct Requantization<'a> {
 fn requantize(sum: i32, multiplier: f32, zero_point: u8) -> i32 {
     let zero = i32::from(zero_point);
     ((sum as f32 * multiplier).round_ties_even() as i32).clamp(-zero, 255 - zero)
+}
+
+/// The bias of a kernel that multiplies inputs less 128.
+fn signed_bias(bias: i32, weights: &[i8]) -> i32 {
+    weights.iter().fold(bias, |bias, &weight| bias.wrapping_add(128 * i32::from(weight)))
 }

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Strip, Window};
 
-pub(super) static KERNEL: Kernel = Kernel { widths: &[64, 32, 16], order, run };
+pub(super) static KERNEL: Kernel =
+    Kernel { widths: &[64, 32, 16], group: 4, group_bytes: 4, signed: false, order, run };
 
 /// Interleaving bytes and then words, which works within lanes of 16 bytes, leaves four channels of each lane in each
 /// of the four vectors.

@@ -1,20 +1,41 @@
 //! Depthwise convolution, 3×3 and 5×5 at stride 1 and 2.
 //!
 //! Computed in strips: one or two rows of the output by a chunk of channels. The rows of the input that a strip reads
-//! are first interleaved four by four, so that the four bytes of a vector's lane are one channel's values in four rows
-//! ([`Strip::scratch`], which stays in the first-level cache); a column of the window is then one dot product of four
-//! bytes for each channel. Two rows of the output read nearly the same four rows of the input, so they share them.
+//! are first copied ([`Strip::scratch`], which stays in the first-level cache), most often interleaved four by four, so
+//! that the four bytes of a vector's lane are one channel's values in four rows; a column of the window is then one dot
+//! product of four bytes for each channel. Two rows of the output read nearly the same four rows of the input, so they
+//! share them.
 
-use super::{InstructionSet, stride};
+use super::{InstructionSet, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 /// How an instruction set wants its weights, and the function that computes a strip.
 pub(super) struct Kernel {
     /// Channels of a chunk that it knows, widest first.
     widths: &'static [usize],
+    /// Rows of the input that it interleaves.
+    group: usize,
+    /// Bytes of a channel's values in so many rows.
+    group_bytes: usize,
+    /// Whether it multiplies inputs less 128, as signed bytes.
+    signed: bool,
     /// Which channel of a chunk is at a slot of the interleaved rows: `(width, slot)`.
     order: fn(usize, usize) -> usize,
     /// # Safety
@@ -35,9 +56,9 @@ impl Window {
         if self.side == 3 && self.step == 2 { 1 } else { 2 }
     }
 
-    /// Fours of rows of the input that these read.
-    const fn quads(&self) -> usize {
-        (self.side + self.step * (self.rows() - 1)).div_ceil(4)
+    /// Groups of so many rows of the input that these read.
+    const fn groups(&self, group: usize) -> usize {
+        (self.side + self.step * (self.rows() - 1)).div_ceil(group)
     }
 }
 
@@ -55,9 +76,9 @@ pub(super) struct Strip {
     right: usize,
     /// The input's zero point, which is what padding holds.
     padding: u8,
-    /// `[left + columns + right][quads][width][4]`
+    /// `[left + columns + right][groups][width]` groups
     scratch: *mut u8,
-    /// `[rows][side][quads][width][4]`
+    /// `[rows][side][groups][width][group]`
     weights: *const i8,
     /// `[width]` in the kernel's order, as are the multipliers.
     bias: *const i32,
@@ -91,10 +112,24 @@ pub struct Depthwise {
     multipliers: Vec<f32>,
 }
 
-fn kernel(set: InstructionSet) -> &'static Kernel {
+#[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))]
+fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
+    assert!(set.is_supported(), "this CPU lacks {set}");
     match set {
         #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => &avx2::KERNEL,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::AvxVnni => &avxvnni::vex::KERNEL,
+        #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon if weights.contains(&i8::MIN) => &neon::FULL_RANGE,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon => &neon::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::NeonDot => &neon_dot::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::NeonI8mm => &neon_i8mm::KERNEL,
         _ => &portable::KERNEL,
     }
 }
@@ -118,13 +153,15 @@ pub struct Parameters<'a> {
 
 impl Depthwise {
     pub fn new(set: InstructionSet, parameters: Parameters) -> Self {
+        Self::pack(kernel(set, parameters.weights), parameters)
+    }
+
+    fn pack(kernel: &'static Kernel, parameters: Parameters) -> Self {
         let Parameters { window, above, left, weights, bias, multipliers, padding, zero_point } = parameters;
         let Window { side, step } = window;
         let channels = bias.len();
         assert!(matches!((side, step), (3 | 5, 1 | 2)) && above < side && left < side);
         assert_eq!((weights.len(), multipliers.len()), (channels * side * side, channels));
-        let kernel = kernel(set);
-
         let mut packed = Self {
             channels,
             window,
@@ -149,11 +186,13 @@ impl Depthwise {
             };
             for row in 0..window.rows() {
                 for column in 0..side {
-                    for quad in 0..window.quads() {
+                    for group in 0..window.groups(kernel.group) {
                         for slot in 0..width {
-                            packed.weights.extend((0..4).map(|n| {
-                                // The row of the window that falls on row 4 quad + n of the input.
-                                let at = (4 * quad + n).checked_sub(step * row).filter(|&at| at < side);
+                            packed.weights.extend((0..kernel.group).map(|n| {
+                                // The row of the window that falls on this row of the input.
+                                let at = (kernel.group * group + n)
+                                    .checked_sub(step * row)
+                                    .filter(|&at| at < side);
                                 match (channel(slot), at) {
                                     (Some(channel), Some(at)) => {
                                         weights[(channel * side + at) * side + column]
@@ -165,7 +204,12 @@ impl Depthwise {
                     }
                 }
             }
-            packed.bias.extend((0..width).map(|slot| channel(slot).map_or(0, |channel| bias[channel])));
+            packed.bias.extend((0..width).map(|slot| {
+                channel(slot).map_or(0, |channel| {
+                    let weights = &weights[channel * side * side..][..side * side];
+                    if kernel.signed { signed_bias(bias[channel], weights) } else { bias[channel] }
+                })
+            }));
             packed
                 .multipliers
                 .extend((0..width).map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
@@ -182,7 +226,8 @@ impl Depthwise {
     /// Bytes of scratch memory for a picture with so many columns.
     pub fn scratch(&self, columns: usize, output_columns: usize) -> usize {
         let widest = self.chunks.iter().copied().max().unwrap_or(0);
-        self.left_and_more(columns, output_columns) * self.window.quads() * widest * 4
+        let groups = self.window.groups(self.kernel.group);
+        self.left_and_more(columns, output_columns) * groups * widest * self.kernel.group_bytes
     }
 
     /// Columns that the windows cover, padding included, and at least the picture's own.
@@ -210,6 +255,7 @@ impl Depthwise {
         let padding = [self.padding; 64];
         let right = self.left_and_more(columns, output_columns) - self.left - columns;
 
+        let rows = self.window.groups(self.kernel.group) * self.kernel.group;
         let (mut first, mut at) = (0, 0);
         for &width in &self.chunks {
             for row in (0..output_rows).step_by(self.window.rows()) {
@@ -221,8 +267,7 @@ impl Depthwise {
                     right,
                     padding: self.padding,
                     scratch: scratch.as_mut_ptr(),
-                    weights: self.weights[at * self.window.rows() * side * self.window.quads() * 4..]
-                        .as_ptr(),
+                    weights: self.weights[at * self.window.rows() * side * rows..].as_ptr(),
                     bias: self.bias[at..].as_ptr(),
                     multipliers: self.multipliers[at..].as_ptr(),
                     channels: width.min(self.channels - first),
@@ -231,7 +276,7 @@ impl Depthwise {
                     output_columns,
                     zero_point: self.zero_point,
                 };
-                for n in 0..4 * self.window.quads() {
+                for n in 0..rows {
                     if let Some(y) = (row * step + n).checked_sub(self.above).filter(|&y| y < height) {
                         strip.input[n] = input[y * columns * pixel + first..].as_ptr();
                         strip.steps[n] = pixel;

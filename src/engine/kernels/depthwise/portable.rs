@@ -2,12 +2,14 @@
 
 use super::{super::requantize, Kernel, Strip, Window};
 
-pub(super) static KERNEL: Kernel = Kernel { widths: &[WIDTH], order: |_, slot| slot, run };
+pub(super) static KERNEL: Kernel =
+    Kernel { widths: &[WIDTH], group: GROUP, group_bytes: GROUP, signed: false, order: |_, slot| slot, run };
 
 const WIDTH: usize = 16;
+const GROUP: usize = 4;
 
 unsafe fn run(strip: &Strip, window: &Window, _width: usize) {
-    let (side, rows, quads) = (window.side, window.rows(), window.quads());
+    let (side, rows, groups) = (window.side, window.rows(), window.groups(GROUP));
     for row in 0..rows {
         let output = strip.output[row];
         if output.is_null() {
@@ -21,9 +23,9 @@ unsafe fn run(strip: &Strip, window: &Window, _width: usize) {
                     for across in 0..side {
                         let x = (column * window.step + across).checked_sub(strip.left);
                         let x = x.filter(|&x| x < strip.columns);
-                        for down in 0..4 * quads {
-                            let at = ((row * side + across) * quads + down / 4) * WIDTH + channel;
-                            let weight = *strip.weights.add(4 * at + down % 4);
+                        for down in 0..GROUP * groups {
+                            let at = ((row * side + across) * groups + down / GROUP) * WIDTH + channel;
+                            let weight = *strip.weights.add(GROUP * at + down % GROUP);
                             let value = x.map_or(strip.padding, |x| {
                                 *strip.input[down].add(x * strip.steps[down] + channel)
                             });

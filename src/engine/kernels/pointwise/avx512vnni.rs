@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel = Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], order, run };
+pub(super) static KERNEL: Kernel =
+    Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], group: 4, signed: false, order, run };
 
 /// Vectors are packed to bytes four lanes at a time: those of the first vector, the second, and so on.
 fn order(vectors: usize, vector: usize, lane: usize) -> usize {
@@ -53,7 +54,7 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
         let mut sums = [bias; PIXELS];
         let mut weights = tile.weights;
         let mut input = tile.input;
-        for _ in 0..tile.groups {
+        for _ in 0..tile.inputs / 4 {
             let columns: [__m512i; VECTORS] =
                 std::array::from_fn(|v| _mm512_loadu_si512(weights.add(64 * v).cast()));
             for_each_pixel!(PIXELS, |pixel| {

@@ -4,11 +4,23 @@
 //! and the pixels into tiles, so that all sums of a tile stay in registers. Weights are packed once, in the order in
 //! which a tile reads them.
 
-use super::{InstructionSet, stride};
+use super::{InstructionSet, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 /// How an instruction set wants its weights, and the function that computes a tile.
 pub(super) struct Kernel {
@@ -18,6 +30,10 @@ pub(super) struct Kernel {
     vectors: usize,
     /// The most pixels of a tile, for panels of 1, 2, … vectors.
     pixels: &'static [usize],
+    /// Inputs that stand side by side in the packed weights of an output.
+    group: usize,
+    /// Whether it multiplies inputs less 128, as signed bytes.
+    signed: bool,
     /// Which output channel of a panel a lane holds: `(vectors, vector, lane)`.
     order: fn(usize, usize, usize) -> usize,
     /// # Safety
@@ -25,16 +41,13 @@ pub(super) struct Kernel {
     run: unsafe fn(&Tile, usize, usize),
 }
 
-/// Inputs that are multiplied and added in one step.
-const GROUP: usize = 4;
-
 /// A few pixels by one panel.
 pub(super) struct Tile {
-    /// `pixels` rows of `4 × groups` bytes, `input_stride` apart.
+    /// Rows of `inputs` bytes, which is a multiple of four, `input_stride` apart.
     input: *const u8,
     input_stride: usize,
-    groups: usize,
-    /// `[groups][vectors × lanes][4]`
+    inputs: usize,
+    /// `[inputs / group, rounded up][vectors × lanes][group]`
     weights: *const i8,
     /// `[vectors × lanes]` in the panel's order, as are the multipliers.
     bias: *const i32,
@@ -101,10 +114,24 @@ pub struct Pointwise {
     multipliers: Vec<f32>,
 }
 
-fn kernel(set: InstructionSet) -> &'static Kernel {
+#[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))]
+fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
+    assert!(set.is_supported(), "this CPU lacks {set}");
     match set {
         #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => &avx2::KERNEL,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::AvxVnni => &avxvnni::KERNEL,
+        #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512Vnni => &avx512vnni::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon if weights.contains(&i8::MIN) => &neon::FULL_RANGE,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon => &neon::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::NeonDot => &neon_dot::KERNEL,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::NeonI8mm => &neon_i8mm::KERNEL,
         _ => &portable::KERNEL,
     }
 }
@@ -120,20 +147,30 @@ impl Pointwise {
     ) -> Self {
         let (outputs, inputs) = (bias.len(), weights.len() / bias.len().max(1));
         assert_eq!((weights.len(), multipliers.len()), (outputs * inputs, outputs));
-        let kernel = kernel(set);
+        Self::pack(kernel(set, weights), weights, bias, multipliers, zero_point)
+    }
+
+    fn pack(
+        kernel: &'static Kernel,
+        weights: &[i8],
+        bias: &[i32],
+        multipliers: &[f32],
+        zero_point: u8,
+    ) -> Self {
+        let (outputs, inputs) = (bias.len(), weights.len() / bias.len().max(1));
         let vectors = outputs.div_ceil(kernel.lanes);
         let count = vectors.div_ceil(kernel.vectors);
         let panels: Vec<usize> =
             (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
 
-        let groups = inputs.div_ceil(GROUP);
+        let groups = stride(inputs).div_ceil(kernel.group);
         let width = vectors * kernel.lanes;
         let mut packed = Self {
             inputs,
             outputs,
             zero_point,
             kernel,
-            weights: Vec::with_capacity(width * groups * GROUP),
+            weights: Vec::with_capacity(width * groups * kernel.group),
             bias: Vec::with_capacity(width),
             multipliers: Vec::with_capacity(width),
             panels,
@@ -151,10 +188,15 @@ impl Pointwise {
                         Some(channel) if input < inputs => weights[channel * inputs + input],
                         _ => 0,
                     };
-                    packed.weights.extend((0..GROUP).map(|n| weight(group * GROUP + n)));
+                    packed.weights.extend((0..kernel.group).map(|n| weight(group * kernel.group + n)));
                 }
             }
-            packed.bias.extend(slots.clone().map(|slot| channel(slot).map_or(0, |channel| bias[channel])));
+            packed.bias.extend(slots.clone().map(|slot| {
+                channel(slot).map_or(0, |channel| {
+                    let weights = &weights[channel * inputs..][..inputs];
+                    if kernel.signed { signed_bias(bias[channel], weights) } else { bias[channel] }
+                })
+            }));
             packed
                 .multipliers
                 .extend(slots.map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
@@ -203,7 +245,7 @@ impl Pointwise {
                 (Output::Real(to.as_mut_ptr()), self.outputs)
             }
         };
-        let groups = input_stride / GROUP;
+        let packed_inputs = input_stride.next_multiple_of(self.kernel.group);
         let mut slot = 0;
         for &vectors in &self.panels {
             let width = vectors * self.kernel.lanes;
@@ -217,8 +259,8 @@ impl Pointwise {
                     Tile {
                         input: input.as_ptr().add(first * input_stride),
                         input_stride,
-                        groups,
-                        weights: self.weights.as_ptr().add(slot * groups * GROUP),
+                        inputs: input_stride,
+                        weights: self.weights.as_ptr().add(slot * packed_inputs),
                         bias: self.bias.as_ptr().add(slot),
                         multipliers: self.multipliers.as_ptr().add(slot),
                         channels: width.min(self.outputs - slot),

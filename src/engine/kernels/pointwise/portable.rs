@@ -1,21 +1,28 @@
 //! What the other kernels are measured by.
 
-use super::{super::requantize, Addition, GROUP, Kernel, Output, Tile};
+use super::{super::requantize, Addition, Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel =
-    Kernel { lanes: LANES, vectors: 1, pixels: &[1], order: |_, _, lane| lane, run };
+pub(super) static KERNEL: Kernel = Kernel {
+    lanes: LANES,
+    vectors: 1,
+    pixels: &[1],
+    group: GROUP,
+    signed: false,
+    order: |_, _, lane| lane,
+    run,
+};
 
 const LANES: usize = 16;
+const GROUP: usize = 4;
 
 unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     let bias = unsafe { std::slice::from_raw_parts(tile.bias, LANES) };
     let multipliers = unsafe { std::slice::from_raw_parts(tile.multipliers, LANES) };
-    let weights = unsafe { std::slice::from_raw_parts(tile.weights, tile.groups * LANES * GROUP) };
+    let weights = unsafe { std::slice::from_raw_parts(tile.weights, tile.inputs * LANES) };
     for pixel in 0..pixels {
-        let input = unsafe {
-            std::slice::from_raw_parts(tile.input.add(pixel * tile.input_stride), tile.groups * GROUP)
-        };
+        let input =
+            unsafe { std::slice::from_raw_parts(tile.input.add(pixel * tile.input_stride), tile.inputs) };
         let mut sums = [0; LANES];
         sums.copy_from_slice(bias);
         for (input, weights) in input.chunks_exact(GROUP).zip(weights.chunks_exact(LANES * GROUP)) {
