@@ -189,8 +189,9 @@ impl Work {
                 times.push(started.elapsed());
             }
         }
-        let timing = |((&(engine, set), mut times), result): (
-            (&(EngineKind, InstructionSet), Vec<Duration>),
+        let timing = |(&(engine, set), mut times, result): (
+            &(EngineKind, InstructionSet),
+            Vec<Duration>,
             &Vec<Output>,
         )| {
             times.sort_unstable();
@@ -205,7 +206,12 @@ impl Work {
                 right: difference.is_none_or(|difference| difference <= TOLERANCE),
             }
         };
-        let engines = engines.iter().zip(times).zip(&results).map(timing).collect();
+        let engines = engines
+            .iter()
+            .zip(times)
+            .zip(&results)
+            .map(|((engine, times), result)| timing((engine, times, result)))
+            .collect();
         Ok(Self { name: name.into(), input, engines })
     }
 }

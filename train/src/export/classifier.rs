@@ -133,7 +133,9 @@ fn truths(validation: &Validation) -> Vec<Truth> {
 }
 
 fn given(answers: &[Attributes], truths: &[Truth], thresholds: Thresholds) -> Given {
-    let head = |of: &dyn Fn(&Attributes, &Truth) -> Option<(bool, bool)>| {
+    /// Whether the label is given and whether it is right; nothing where the truth is unknown.
+    type Judge<'a> = &'a dyn Fn(&Attributes, &Truth) -> Option<(bool, bool)>;
+    let head = |of: Judge| {
         let labels: Vec<(bool, bool)> =
             answers.iter().zip(truths).filter_map(|(answer, truth)| of(answer, truth)).collect();
         let given: Vec<bool> = labels.iter().filter(|(given, _)| *given).map(|(_, right)| *right).collect();
