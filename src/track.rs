@@ -23,8 +23,10 @@ const KEPT_BETWEEN_UPDATES: Duration = Duration::from_secs(3);
 const SHOWN: Duration = Duration::from_millis(300);
 /// Motion is carried forward at most so many seconds.
 const CARRIED: f32 = 0.3;
-/// A face of this score is a person at once; a weaker one when it is seen again.
+/// A face of this score is a person at once; one of the second score when it is seen again. A weaker one only continues
+/// a person ("ByteTrack", Zhang et al. 2022).
 const SURE_SCORE: f32 = 0.7;
+const LIKELY_SCORE: f32 = 0.65;
 
 /// How far a face may be from its predicted place, in widths: at once, more per second unseen, and at most.
 const REACH: f32 = 0.5;
@@ -124,7 +126,8 @@ impl Tracker {
             }
         }
         for track in &mut self.tracks {
-            if track.id.is_none() && (track.hits > 1 || track.face.score >= SURE_SCORE) {
+            let least = if track.hits > 1 { LIKELY_SCORE } else { SURE_SCORE };
+            if track.id.is_none() && track.face.score >= least {
                 self.people_seen += 1;
                 track.id = Some(self.people_seen);
             }
@@ -509,12 +512,18 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_face_must_be_seen_twice() {
+    fn a_likely_face_must_be_seen_twice_and_a_weak_one_starts_nobody() {
         let (mut tracker, time) = (tracker(), clock());
-        let weak = [(face(50.0, 80.0, 60.0, 0.5), BAREFACED)];
-        assert!(tracker.update(time(0), &weak).is_empty());
+        let seen = |score| [(face(50.0, 80.0, 60.0, score), BAREFACED)];
+        for n in 0..4 {
+            assert!(tracker.update(time(n), &seen(0.6)).is_empty());
+        }
         assert_eq!(tracker.people_seen(), 0);
-        assert_eq!(ids(&tracker.update(time(1), &weak)), [1]);
+        assert_eq!(ids(&tracker.update(time(4), &seen(0.66))), [1]);
+        assert_eq!(ids(&tracker.update(time(5), &seen(0.6))), [1]);
+        let (mut tracker, time) = (self::tracker(), clock());
+        assert!(tracker.update(time(0), &seen(0.66)).is_empty());
+        assert_eq!(ids(&tracker.update(time(1), &seen(0.66))), [1]);
     }
 
     #[test]
