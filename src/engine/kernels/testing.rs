@@ -87,7 +87,7 @@ impl<T: Copy> Guarded<T> {
         unsafe {
             let page = libc::sysconf(libc::_SC_PAGESIZE) as usize;
             let bytes = size_of_val(values);
-            let middle = bytes.next_multiple_of(page);
+            let middle = bytes.max(1).next_multiple_of(page);
             let length = middle + 2 * page;
             let map = libc::mmap(
                 std::ptr::null_mut(),

@@ -232,7 +232,7 @@ impl Depthwise {
 
     /// Columns that the windows cover, padding included, and at least the picture's own.
     fn left_and_more(&self, columns: usize, output_columns: usize) -> usize {
-        let covered = (output_columns - 1) * self.window.step + self.window.side;
+        let covered = output_columns.saturating_sub(1) * self.window.step + self.window.side;
         covered.max(self.left + columns)
     }
 
@@ -252,6 +252,7 @@ impl Depthwise {
             input.len() >= height * columns * pixel && output.len() >= output_rows * output_columns * pixel
         );
         assert!(scratch.len() >= self.scratch(columns, output_columns));
+        let (output, scratch) = (output.as_mut_ptr(), scratch.as_mut_ptr());
         let padding = [self.padding; 64];
         let right = self.left_and_more(columns, output_columns) - self.left - columns;
 
@@ -266,7 +267,7 @@ impl Depthwise {
                     left: self.left,
                     right,
                     padding: self.padding,
-                    scratch: scratch.as_mut_ptr(),
+                    scratch,
                     weights: self.weights[at * self.window.rows() * side * rows..].as_ptr(),
                     bias: self.bias[at..].as_ptr(),
                     multipliers: self.multipliers[at..].as_ptr(),
@@ -283,7 +284,8 @@ impl Depthwise {
                     }
                 }
                 for n in 0..self.window.rows().min(output_rows - row) {
-                    strip.output[n] = output[(row + n) * output_columns * pixel + first..].as_mut_ptr();
+                    // SAFETY: the output is as large as asserted above.
+                    strip.output[n] = unsafe { output.add((row + n) * output_columns * pixel + first) };
                 }
                 // SAFETY: the buffers are as large as asserted above, and the kernel was chosen among those that the
                 // CPU supports.

@@ -72,34 +72,38 @@ unsafe fn columns<
         let values = strip.scratch.add(first * STEP * input_rows * WIDTH).cast::<i8>();
         let bias: [int32x4_t; 4] = std::array::from_fn(|n| vld1q_s32(strip.bias.add(4 * n)));
         let mut sums = [[bias; COLUMNS]; ROWS];
-        for tap in (0..SIDE * SIDE).step_by(2) {
-            let taps = [tap, if tap + 1 < SIDE * SIDE { tap + 1 } else { tap }];
-            // In the scratch memory and in the weights of the first row of the output alike.
-            let offsets = taps.map(|tap| (tap / SIDE * input_rows + tap % SIDE) * WIDTH);
-            let weights = offsets.map(|offset| vld1q_s8(strip.weights.add(offset)));
-            for row in 0..ROWS {
-                for c in 0..COLUMNS {
-                    let values = values.add((c * input_rows + row) * STEP * WIDTH);
-                    let [a, b] = offsets.map(|offset| vld1q_s8(values.add(offset)));
-                    let sums = &mut sums[row][c];
-                    let low = vmull_s8(vget_low_s8(a), vget_low_s8(weights[0]));
-                    let high = vmull_high_s8(a, weights[0]);
-                    if taps[0] == taps[1] {
-                        *sums = widen_and_add(*sums, low, high);
-                    } else if FULL_RANGE {
-                        *sums = widen_and_add(*sums, low, high);
-                        let low = vmull_s8(vget_low_s8(b), vget_low_s8(weights[1]));
-                        *sums = widen_and_add(*sums, low, vmull_high_s8(b, weights[1]));
-                    } else {
-                        let low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(weights[1]));
-                        *sums = widen_and_add(*sums, low, vmlal_high_s8(high, b, weights[1]));
+        for across in 0..SIDE {
+            let values = values.add(across * input_rows * WIDTH);
+            // Those of the first row of the output serve the second one too.
+            let weights = strip.weights.add(across * input_rows * WIDTH);
+            for down in (0..SIDE).step_by(2) {
+                let two = down + 1 < SIDE;
+                let a_weights = vld1q_s8(weights.add(down * WIDTH));
+                let b_weights = if two { vld1q_s8(weights.add((down + 1) * WIDTH)) } else { a_weights };
+                for row in 0..ROWS {
+                    for c in 0..COLUMNS {
+                        let values = values.add((c * STEP * input_rows + row * STEP + down) * WIDTH);
+                        let sums = &mut sums[row][c];
+                        let [low, high] = multiply(vld1q_s8(values), a_weights);
+                        if !two {
+                            *sums = widen_and_add(*sums, [low, high]);
+                            continue;
+                        }
+                        let b = vld1q_s8(values.add(WIDTH));
+                        if FULL_RANGE {
+                            *sums = widen_and_add(*sums, [low, high]);
+                            *sums = widen_and_add(*sums, multiply(b, b_weights));
+                        } else {
+                            let low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(b_weights));
+                            *sums = widen_and_add(*sums, [low, vmlal_high_s8(high, b, b_weights)]);
+                        }
                     }
                 }
             }
         }
-        for (row, sums) in sums.iter().enumerate() {
-            for (c, sums) in sums.iter().enumerate() {
-                finish(strip, row, first + c, sums);
+        for row in 0..ROWS {
+            for c in 0..COLUMNS {
+                finish(strip, row, first + c, sums[row][c]);
             }
         }
     }
@@ -107,7 +111,13 @@ unsafe fn columns<
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen_and_add([a, b, c, d]: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4] {
+fn multiply(values: int8x16_t, weights: int8x16_t) -> [int16x8_t; 2] {
+    [vmull_s8(vget_low_s8(values), vget_low_s8(weights)), vmull_high_s8(values, weights)]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_and_add([a, b, c, d]: [int32x4_t; 4], [low, high]: [int16x8_t; 2]) -> [int32x4_t; 4] {
     [
         vaddw_s16(a, vget_low_s16(low)),
         vaddw_high_s16(b, low),
@@ -161,7 +171,7 @@ pub(super) unsafe fn load(from: *const u8, channels: usize) -> uint8x16_t {
 /// What becomes of the sums of a pixel, if there is such a row.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn finish(strip: &Strip, row: usize, column: usize, sums: &[int32x4_t; 4]) {
+pub(super) unsafe fn finish(strip: &Strip, row: usize, column: usize, sums: [int32x4_t; 4]) {
     if strip.output[row].is_null() {
         return;
     }

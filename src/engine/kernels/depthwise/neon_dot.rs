@@ -76,9 +76,9 @@ macro_rules! kernel {
                         }
                     }
                 }
-                for (row, sums) in sums.iter().enumerate() {
-                    for (c, sums) in sums.iter().enumerate() {
-                        finish(strip, row, first + c, sums);
+                for row in 0..ROWS {
+                    for c in 0..COLUMNS {
+                        finish(strip, row, first + c, sums[row][c]);
                     }
                 }
             }

@@ -1,9 +1,9 @@
-//! 3 pixels × 8 channels in 24 registers, each of which gathers the products of four inputs in sixteen.
+//! 2 pixels × 8 channels in 16 registers, each of which gathers the products of four inputs in sixteen.
 //!
 //! Two products of signed bytes fit into a word, unless all four factors are −128: SMULL, SMLAL2 and SADALP are three
 //! instructions for sixteen products. Weights that have a −128 take a fourth.
 
-use std::arch::aarch64::*;
+use std::arch::{aarch64::*, asm};
 
 use super::{Kernel, Output, Tile};
 
@@ -14,7 +14,7 @@ pub(super) static KERNEL: Kernel = Kernel { run: run::<false>, ..FULL_RANGE };
 pub(super) static FULL_RANGE: Kernel = Kernel {
     lanes: 8,
     vectors: 1,
-    pixels: &[3],
+    pixels: &[2],
     group: 16,
     signed: true,
     order: |_, _, lane| lane,
@@ -27,7 +27,6 @@ unsafe fn run<const FULL_RANGE: bool>(tile: &Tile, pixels: usize, _vectors: usiz
         match pixels {
             1 => product::<1, FULL_RANGE>(tile),
             2 => product::<2, FULL_RANGE>(tile),
-            3 => product::<3, FULL_RANGE>(tile),
             _ => unreachable!("no tile has {pixels} pixels"),
         }
     }
@@ -77,20 +76,85 @@ unsafe fn multiply<const PIXELS: usize, const FULL_RANGE: bool>(
     values: [int8x16_t; PIXELS],
     weights: *const i8,
 ) {
-    for channel in 0..8 {
-        // SAFETY: the caller promises 8 × 16 weights.
-        let weights = unsafe { vld1q_s8(weights.add(16 * channel)) };
-        for pixel in 0..PIXELS {
-            let sum = &mut sums[pixel][channel];
-            let low = vmull_s8(vget_low_s8(values[pixel]), vget_low_s8(weights));
-            *sum = if FULL_RANGE {
-                vpadalq_s16(vpadalq_s16(*sum, low), vmull_high_s8(values[pixel], weights))
-            } else {
-                vpadalq_s16(*sum, vmlal_high_s8(low, values[pixel], weights))
-            };
+    // SAFETY: the caller promises 8 × 16 weights.
+    let weights: [int8x16_t; 8] =
+        std::array::from_fn(|channel| unsafe { vld1q_s8(weights.add(16 * channel)) });
+    for first in (0..8 * PIXELS).step_by(4) {
+        let at = |n: usize| ((first + n) % PIXELS, (first + n) / PIXELS);
+        let mut four = std::array::from_fn(|n| sums[at(n).0][at(n).1]);
+        let values = std::array::from_fn(|n| values[at(n).0]);
+        let weights = std::array::from_fn(|n| weights[at(n).1]);
+        if FULL_RANGE {
+            four_products_of_full_range(&mut four, values, weights);
+        } else {
+            four_products(&mut four, values, weights);
+        }
+        for (n, sum) in four.into_iter().enumerate() {
+            sums[at(n).0][at(n).1] = sum;
         }
     }
 }
+
+/// Four vectors of sums, `s0` to `s3`, by as many values `x` and weights `w`, with temporary registers `t`. The order
+/// is ours, because the compiler's keeps more products at a time than there are registers.
+macro_rules! four_times {
+    ($name:ident: $($instruction:literal),*) => {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn $name(sums: &mut [int32x4_t; 4], values: [int8x16_t; 4], weights: [int8x16_t; 4]) {
+            let [s0, s1, s2, s3] = sums;
+            let [x0, x1, x2, x3] = values;
+            let [w0, w1, w2, w3] = weights;
+            // SAFETY: works on these registers only.
+            unsafe {
+                asm!(
+                    $($instruction,)*
+                    s0 = inout(vreg) *s0, s1 = inout(vreg) *s1, s2 = inout(vreg) *s2, s3 = inout(vreg) *s3,
+                    x0 = in(vreg) x0, x1 = in(vreg) x1, x2 = in(vreg) x2, x3 = in(vreg) x3,
+                    w0 = in(vreg) w0, w1 = in(vreg) w1, w2 = in(vreg) w2, w3 = in(vreg) w3,
+                    t0 = out(vreg) _, t1 = out(vreg) _, t2 = out(vreg) _, t3 = out(vreg) _,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+        }
+    };
+}
+
+four_times!(
+    four_products:
+    "smull {t0:v}.8h, {x0:v}.8b, {w0:v}.8b",
+    "smull {t1:v}.8h, {x1:v}.8b, {w1:v}.8b",
+    "smull {t2:v}.8h, {x2:v}.8b, {w2:v}.8b",
+    "smull {t3:v}.8h, {x3:v}.8b, {w3:v}.8b",
+    "smlal2 {t0:v}.8h, {x0:v}.16b, {w0:v}.16b",
+    "smlal2 {t1:v}.8h, {x1:v}.16b, {w1:v}.16b",
+    "smlal2 {t2:v}.8h, {x2:v}.16b, {w2:v}.16b",
+    "smlal2 {t3:v}.8h, {x3:v}.16b, {w3:v}.16b",
+    "sadalp {s0:v}.4s, {t0:v}.8h",
+    "sadalp {s1:v}.4s, {t1:v}.8h",
+    "sadalp {s2:v}.4s, {t2:v}.8h",
+    "sadalp {s3:v}.4s, {t3:v}.8h"
+);
+
+four_times!(
+    four_products_of_full_range:
+    "smull {t0:v}.8h, {x0:v}.8b, {w0:v}.8b",
+    "smull {t1:v}.8h, {x1:v}.8b, {w1:v}.8b",
+    "smull {t2:v}.8h, {x2:v}.8b, {w2:v}.8b",
+    "smull {t3:v}.8h, {x3:v}.8b, {w3:v}.8b",
+    "sadalp {s0:v}.4s, {t0:v}.8h",
+    "sadalp {s1:v}.4s, {t1:v}.8h",
+    "sadalp {s2:v}.4s, {t2:v}.8h",
+    "sadalp {s3:v}.4s, {t3:v}.8h",
+    "smull2 {t0:v}.8h, {x0:v}.16b, {w0:v}.16b",
+    "smull2 {t1:v}.8h, {x1:v}.16b, {w1:v}.16b",
+    "smull2 {t2:v}.8h, {x2:v}.16b, {w2:v}.16b",
+    "smull2 {t3:v}.8h, {x3:v}.16b, {w3:v}.16b",
+    "sadalp {s0:v}.4s, {t0:v}.8h",
+    "sadalp {s1:v}.4s, {t1:v}.8h",
+    "sadalp {s2:v}.4s, {t2:v}.8h",
+    "sadalp {s3:v}.4s, {t3:v}.8h"
+);
 
 /// Bytes less 128.
 #[inline]

@@ -61,7 +61,12 @@ unsafe fn product<const PIXELS: usize, const PAIRS: usize>(tile: &Tile) {
             multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
             weights = weights.add(32 * PAIRS);
         }
-        finish(tile, &sums);
+        // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
+        let mut stored = [bias; PIXELS];
+        for (stored, sums) in stored.iter_mut().zip(sums) {
+            *stored = sums;
+        }
+        finish(tile, &stored);
     }
 }
 

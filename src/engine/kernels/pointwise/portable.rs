@@ -2,39 +2,32 @@
 
 use super::{super::requantize, Addition, Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel = Kernel {
-    lanes: LANES,
-    vectors: 1,
-    pixels: &[1],
-    group: GROUP,
-    signed: false,
-    order: |_, _, lane| lane,
-    run,
-};
+pub(super) static KERNEL: Kernel =
+    Kernel { lanes: LANES, vectors: 1, pixels: &[1], group: 1, signed: false, order: |_, _, lane| lane, run };
 
 const LANES: usize = 16;
-const GROUP: usize = 4;
 
 unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
-    let bias = unsafe { std::slice::from_raw_parts(tile.bias, LANES) };
-    let multipliers = unsafe { std::slice::from_raw_parts(tile.multipliers, LANES) };
-    let weights = unsafe { std::slice::from_raw_parts(tile.weights, tile.inputs * LANES) };
+    let (bias, multipliers, weights) = unsafe {
+        (
+            std::slice::from_raw_parts(tile.bias, LANES),
+            std::slice::from_raw_parts(tile.multipliers, LANES),
+            std::slice::from_raw_parts(tile.weights, tile.inputs * LANES),
+        )
+    };
     for pixel in 0..pixels {
+        // SAFETY: as above.
         let input =
             unsafe { std::slice::from_raw_parts(tile.input.add(pixel * tile.input_stride), tile.inputs) };
         let mut sums = [0; LANES];
-        sums.copy_from_slice(bias);
-        for (input, weights) in input.chunks_exact(GROUP).zip(weights.chunks_exact(LANES * GROUP)) {
-            for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(GROUP)) {
-                for (&input, &weight) in input.iter().zip(weights) {
-                    *sum += i32::from(input) * i32::from(weight);
-                }
-            }
+        for (&input, weights) in input.iter().zip(weights.as_chunks::<LANES>().0) {
+            sums = std::array::from_fn(|lane| sums[lane] + i32::from(input) * i32::from(weights[lane]));
         }
         for channel in 0..tile.channels {
             let (sum, multiplier, offset) =
-                (sums[channel], multipliers[channel], pixel * tile.output_stride + channel);
+                (bias[channel] + sums[channel], multipliers[channel], pixel * tile.output_stride + channel);
+            // SAFETY: as above.
             unsafe {
                 match tile.output {
                     Output::Quantized { to, zero_point } => {
