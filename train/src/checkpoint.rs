@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tch::{Tensor, nn, no_grad};
 
-use crate::adamw::AdamW;
+use crate::optimizer::Optimizer;
 
 /// Exponential moving average of a store's variables (batch norm statistics included) in a second store.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub fn save(
     position: Position,
     live: &nn::VarStore,
     average: &nn::VarStore,
-    optimizer: &AdamW,
+    optimizer: &dyn Optimizer,
 ) -> Result<()> {
     let Position { step, samples, seconds } = position;
     let mut tensors =
@@ -76,7 +76,7 @@ pub fn load(
     path: &Path,
     live: &mut nn::VarStore,
     average: &mut nn::VarStore,
-    optimizer: &mut AdamW,
+    optimizer: &mut dyn Optimizer,
 ) -> Result<Position> {
     let named = || format!("reading the checkpoint {}", path.display());
     let tensors: std::collections::HashMap<_, _> =
@@ -130,6 +130,7 @@ pub fn load_pretrained(path: &Path, store: &mut nn::VarStore, classifier: &str) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::AdamW;
     use tch::{Device, Kind};
 
     fn store(value: f64) -> nn::VarStore {

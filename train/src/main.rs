@@ -1,4 +1,3 @@
-mod adamw;
 mod archive;
 mod checkpoint;
 mod classifier;
@@ -9,6 +8,10 @@ mod export;
 mod mask_synthesis;
 mod measure;
 mod metrics;
+#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod optimizer;
+#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod schedule;
 
 use anyhow::Result;
 use clap::Parser;

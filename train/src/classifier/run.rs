@@ -22,11 +22,11 @@ use super::{
     loss::{Loss, Weights, loss},
 };
 use crate::{
-    adamw::AdamW,
     checkpoint::{self, Ema, Position},
     device::parse_device,
     efficientnet::{Architecture, EfficientNet, Regularisation},
     metrics::Log,
+    optimizer::{AdamW, Optimizer},
 };
 
 #[derive(Debug, Serialize, clap::Args)]

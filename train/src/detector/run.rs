@@ -22,7 +22,7 @@ use super::{
     network::{Network, normalise},
     scenes::{Scene, Split, read_marks, read_scenes},
 };
-use crate::adamw::AdamW;
+use crate::optimizer::{AdamW, Optimizer};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {

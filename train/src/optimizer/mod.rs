@@ -1,0 +1,365 @@
+//! First-order optimisers whose whole state can be saved: tch's own keep it out of reach.
+//!
+//! A [`Rule`] moves one variable; [`Descent`] does for all of a store what every rule needs: it clips and
+//! accumulates gradients, leaves frozen variables alone, and saves and restores the state bit by bit.
+
+mod adamw;
+#[cfg(test)]
+mod golden;
+mod madgrad;
+mod sgd;
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, nn::VarStore};
+
+pub use adamw::AdamW;
+pub use madgrad::Madgrad;
+pub use sgd::Sgd;
+
+/// What a training loop needs of an optimiser.
+pub trait Optimizer: std::fmt::Debug {
+    /// Differentiates `loss`, a scalar, and adds the gradient to those at hand. When there are as many as are
+    /// accumulated to a step, moves every variable by a step of size `rate`, clears the gradients and says true.
+    fn step(&mut self, loss: &Tensor, rate: f64) -> bool;
+
+    /// The state by name: what [`Optimizer::restore`] reads.
+    fn state(&self) -> Vec<(String, Tensor)>;
+
+    /// Goes on from a saved state; false, with nothing changed, if it is not of the same rule and variables.
+    fn restore(&mut self, state: &HashMap<String, Tensor>) -> bool;
+}
+
+/// How one variable moves.
+pub trait Rule: std::fmt::Debug {
+    /// Names of the tensors that the rule keeps for each variable, each of the variable's shape.
+    const MEMORY: &'static [&'static str];
+
+    /// The memory of a variable that has not moved yet.
+    fn memory(&self, value: &Tensor) -> Vec<Tensor> {
+        Self::MEMORY.iter().map(|_| value.detach().zeros_like()).collect()
+    }
+
+    /// Moves `value` by its `gradient` in the step number `step` (from 1). `memory` is in the order of
+    /// [`Rule::MEMORY`].
+    fn update(&self, step: i64, rate: f64, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]);
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    value: Tensor,
+    memory: Vec<Tensor>,
+}
+
+/// A rule applied to every trainable variable of a store.
+#[derive(Debug)]
+pub struct Descent<R> {
+    rule: R,
+    parameters: Vec<Parameter>,
+    steps: i64,
+    largest_norm: f64,
+    accumulated: u32,
+    /// Gradients summed since the last step, fewer than `accumulated`.
+    pending: u32,
+}
+
+/// Keeps a norm from dividing by zero.
+const LEAST_NORM: f64 = 1e-8;
+/// Names in a saved state.
+const STEPS: &str = "steps";
+const PENDING: &str = "pending";
+const GRADIENT: &str = "gradient";
+
+impl<R: Rule> Descent<R> {
+    fn over(vs: &VarStore, rule: R) -> Self {
+        let trainable: HashSet<_> = vs.trainable_variables().iter().map(Tensor::data_ptr).collect();
+        let mut parameters: Vec<Parameter> = vs
+            .variables()
+            .into_iter()
+            .filter(|(_, value)| trainable.contains(&value.data_ptr()))
+            .map(|(name, value)| Parameter { name, memory: rule.memory(&value), value })
+            .collect();
+        parameters.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { rule, parameters, steps: 0, largest_norm: f64::INFINITY, accumulated: 1, pending: 0 }
+    }
+
+    /// Scales gradients down to this L2 norm over all variables (Pascanu et al., 2013).
+    pub fn clipped(self, largest_norm: f64) -> Self {
+        Self { largest_norm, ..self }
+    }
+
+    /// Steps once in `batches` calls, with the mean of their gradients.
+    pub fn accumulating(self, batches: u32) -> Self {
+        Self { accumulated: batches.max(1), ..self }
+    }
+
+    /// What every gradient is multiplied by to keep the largest norm.
+    fn clipping(&self) -> f64 {
+        if self.largest_norm.is_infinite() {
+            return 1.0;
+        }
+        let gradients = self.parameters.iter().filter_map(Parameter::gradient);
+        let norms: Vec<Tensor> = gradients.map(|gradient| gradient.norm()).collect();
+        if norms.is_empty() {
+            return 1.0;
+        }
+        (self.largest_norm / Tensor::stack(&norms, 0).norm().double_value(&[]).max(LEAST_NORM)).min(1.0)
+    }
+
+    /// The tensors of a state with their names.
+    fn entries(&self) -> impl Iterator<Item = (String, Tensor)> {
+        self.parameters.iter().flat_map(|Parameter { name, memory, .. }| {
+            let named = R::MEMORY.iter().zip(memory);
+            named.map(move |(kept, tensor)| (format!("{kept}.{name}"), tensor.shallow_clone()))
+        })
+    }
+}
+
+impl Parameter {
+    /// `None` for a frozen variable and for one that no loss has reached.
+    fn gradient(&self) -> Option<Tensor> {
+        Some(self.value.grad()).filter(|gradient| self.value.requires_grad() && gradient.defined())
+    }
+}
+
+impl<R: Rule> Optimizer for Descent<R> {
+    fn step(&mut self, loss: &Tensor, rate: f64) -> bool {
+        if self.accumulated > 1 {
+            (loss / f64::from(self.accumulated)).backward();
+        } else {
+            loss.backward();
+        }
+        self.pending += 1;
+        if self.pending < self.accumulated {
+            return false;
+        }
+        self.pending = 0;
+        self.steps += 1;
+        let clipping = self.clipping();
+        tch::no_grad(|| {
+            for parameter in &mut self.parameters {
+                let Some(mut gradient) = parameter.gradient() else { continue };
+                if clipping < 1.0 {
+                    let _ = gradient.g_mul_scalar_(clipping);
+                }
+                let Parameter { value, memory, .. } = parameter;
+                self.rule.update(self.steps, rate, value, &gradient, memory);
+                let _ = gradient.zero_();
+            }
+        });
+        true
+    }
+
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = vec![
+            (STEPS.to_owned(), Tensor::from_slice(&[self.steps])),
+            (PENDING.to_owned(), Tensor::from_slice(&[i64::from(self.pending)])),
+        ];
+        state.extend(self.entries());
+        if self.pending > 0 {
+            let gradients = self.parameters.iter().filter_map(|p| Some((p, p.gradient()?)));
+            state.extend(gradients.map(|(p, gradient)| (format!("{GRADIENT}.{}", p.name), gradient)));
+        }
+        state
+    }
+
+    fn restore(&mut self, state: &HashMap<String, Tensor>) -> bool {
+        let fits = |(name, like): (String, Tensor)| {
+            state.get(&name).is_some_and(|saved| saved.size() == like.size())
+        };
+        if !self.entries().all(fits) {
+            return false;
+        }
+        let count = |name: &str| state.get(name).map(|count| count.to_kind(Kind::Int64).int64_value(&[0]));
+        let Some(steps) = count(STEPS) else { return false };
+        self.steps = steps;
+        // Checkpoints of older versions do not say it; they were written between steps.
+        self.pending = count(PENDING).and_then(|pending| u32::try_from(pending).ok()).unwrap_or(0);
+        for (name, mut tensor) in self.entries() {
+            tensor.copy_(&state[&name]);
+        }
+        for Parameter { name, value, .. } in &mut self.parameters {
+            value.zero_grad();
+            if let Some(gradient) = state.get(&format!("{GRADIENT}.{name}")) {
+                // libtorch lets a gradient only be made: this product's is the saved one, exactly.
+                (&*value * gradient.to_device(value.device())).sum(value.kind()).backward();
+            }
+        }
+        true
+    }
+}
+
+/// The optimisers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    Madgrad,
+    #[value(name = "adamw")]
+    AdamW,
+    Sgd,
+}
+
+/// An optimiser as a configuration file sets it. The learning rate is the schedule's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub name: Method,
+    /// Of variables with two or more dimensions; AdamW's is decoupled, the others add it to the gradient.
+    pub weight_decay: f64,
+    /// Of MADGRAD and SGD.
+    pub momentum: f64,
+    /// SGD only.
+    pub nesterov: bool,
+    /// The largest L2 norm of all gradients together; 0 does not clip.
+    pub clip: f64,
+    /// Batches whose gradients make one step.
+    pub accumulate: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: Method::AdamW,
+            weight_decay: 0.02,
+            momentum: 0.9,
+            nesterov: false,
+            clip: 5.0,
+            accumulate: 1,
+        }
+    }
+}
+
+impl Settings {
+    pub fn build(&self, vs: &VarStore) -> Box<dyn Optimizer> {
+        match self.name {
+            Method::Madgrad => self.boxed(Madgrad::new(vs, self.momentum, self.weight_decay)),
+            Method::AdamW => self.boxed(AdamW::new(vs, self.weight_decay)),
+            Method::Sgd => self.boxed(Sgd::new(vs, self.momentum, self.nesterov, self.weight_decay)),
+        }
+    }
+
+    fn boxed<R: Rule + 'static>(&self, descent: Descent<R>) -> Box<dyn Optimizer> {
+        let largest_norm = if self.clip > 0.0 { self.clip } else { f64::INFINITY };
+        Box::new(descent.clipped(largest_norm).accumulating(self.accumulate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, nn};
+
+    use super::*;
+
+    const METHODS: [Method; 3] = [Method::Madgrad, Method::AdamW, Method::Sgd];
+
+    fn settings(name: Method) -> Settings {
+        Settings { name, weight_decay: 0.01, nesterov: true, clip: 3.0, accumulate: 2, ..Settings::default() }
+    }
+
+    /// A store with one matrix, and what it holds.
+    fn store() -> (nn::VarStore, Tensor) {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let value = vs.root().var("w", &[3, 2], nn::Init::Const(1.0));
+        (vs, value)
+    }
+
+    fn loss(value: &Tensor, call: i64) -> Tensor {
+        let slope = Tensor::from_slice(&[1.0f32, -0.5, 2.0, 0.3, -1.1, 0.7]).view([3, 2]);
+        (value.square() * (call + 1) + value * slope).sum(Kind::Float)
+    }
+
+    #[test]
+    fn large_gradients_are_clipped_together() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let [a, b] = ["a", "b"].map(|name| vs.root().var(name, &[1], nn::Init::Const(0.0)));
+        let mut sgd = Sgd::new(&vs, 0.0, false, 0.0).clipped(1.0);
+        sgd.step(&(&a * 3.0 + &b * 4.0).sum(Kind::Float), 0.1);
+        assert!((a.double_value(&[0]) + 0.1 * 0.6).abs() < 1e-7);
+        assert!((b.double_value(&[0]) + 0.1 * 0.8).abs() < 1e-7);
+    }
+
+    #[test]
+    fn accumulated_gradients_step_as_their_mean() {
+        let (vs, value) = store();
+        let mut sgd = Sgd::new(&vs, 0.9, false, 0.0).accumulating(3);
+        let moved: Vec<bool> = (0..6).map(|call| sgd.step(&(&value * call).sum(Kind::Float), 0.1)).collect();
+        assert_eq!(moved, [false, false, true, false, false, true]);
+        // Means 1 and 4; the second step's momentum is 0.9 · 1 + 4.
+        assert!((value.double_value(&[1, 1]) - (1.0 - 0.1 - 0.49)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_restored_state_goes_on_bit_by_bit() {
+        for method in METHODS {
+            let run = |stop: Option<i64>| {
+                let (vs, mut value) = store();
+                let mut optimizer = settings(method).build(&vs);
+                for call in 0..8 {
+                    if stop == Some(call) {
+                        let state = optimizer.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
+                        let weights = value.detach().copy();
+                        let (other, fresh) = store();
+                        value = fresh;
+                        tch::no_grad(|| value.copy_(&weights));
+                        optimizer = settings(method).build(&other);
+                        assert!(optimizer.restore(&state));
+                    }
+                    optimizer.step(&loss(&value, call), 0.05);
+                }
+                Vec::<f32>::try_from(value.detach().flatten(0, -1)).unwrap()
+            };
+            // After four calls no gradient is pending; after five, one is.
+            for stop in [4, 5] {
+                assert_eq!(run(None), run(Some(stop)), "{method:?} stopped before call {stop}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_network_or_rule_changes_nothing() {
+        let (vs, _value) = store();
+        let mut sgd = Sgd::new(&vs, 0.9, false, 0.0);
+        assert!(!sgd.restore(&HashMap::new()));
+        assert!(!sgd.restore(&AdamW::new(&vs, 0.0).state().into_iter().collect()));
+    }
+
+    #[test]
+    fn frozen_variables_stay_until_they_are_released() {
+        for method in METHODS {
+            let (vs, value) = store();
+            let mut optimizer = Settings { accumulate: 1, ..settings(method) }.build(&vs);
+            optimizer.step(&loss(&value, 0), 0.05);
+            let _ = value.set_requires_grad(false);
+            let before = value.copy();
+            let other = Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            optimizer.step(&(loss(&value, 1) + other.sum(Kind::Float)), 0.05);
+            assert_eq!(value, before, "{method:?}");
+            let _ = value.set_requires_grad(true);
+            optimizer.step(&loss(&value, 2), 0.05);
+            assert_ne!(value.detach(), before, "{method:?}");
+        }
+    }
+
+    #[test]
+    fn every_method_finds_the_bottom_of_a_bowl() {
+        for (method, rate) in [(Method::Madgrad, 0.1), (Method::AdamW, 0.05), (Method::Sgd, 0.02)] {
+            let (vs, value) = store();
+            let settings = Settings { name: method, weight_decay: 0.0, ..Settings::default() };
+            let mut optimizer = settings.build(&vs);
+            for _ in 0..300 {
+                optimizer.step(&(&value - 3.0).square().sum(Kind::Float), rate);
+            }
+            let off = (&value - 3.0).abs().max().double_value(&[]);
+            assert!(off < 0.02, "{method:?} is off by {off}");
+        }
+    }
+
+    #[test]
+    fn settings_refuse_unknown_keys() {
+        let settings: Settings = serde_json::from_str(r#"{"name": "madgrad", "momentum": 0.5}"#).unwrap();
+        assert_eq!(settings, Settings { name: Method::Madgrad, momentum: 0.5, ..Settings::default() });
+        assert!(serde_json::from_str::<Settings>(r#"{"momentun": 0.5}"#).is_err());
+    }
+}
