@@ -5,6 +5,8 @@ mod detector;
 mod device;
 mod efficientnet;
 mod export;
+#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod loss;
 mod mask_synthesis;
 mod measure;
 mod metrics;
