@@ -3,13 +3,14 @@ mod checkpoint;
 mod classifier;
 mod detector;
 mod device;
-mod efficientnet;
 mod export;
 #[allow(dead_code, reason = "for the training commands of issue 3")]
 mod loss;
 mod mask_synthesis;
 mod measure;
 mod metrics;
+#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod network;
 #[allow(dead_code, reason = "for the training commands of issue 3")]
 mod optimizer;
 #[allow(dead_code, reason = "for the training commands of issue 3")]

@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     device::parse_device,
-    efficientnet::{Architecture, EfficientNet, Regularisation},
     mask_synthesis::{Wear, put_on_any, softness},
     metrics::{Confusion, Mean},
+    network::{Architecture, Network, Regularisation},
 };
 
 #[derive(Debug, clap::Args)]
@@ -51,8 +51,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<()> {
     let mut faces = read_all(&options.data)?;
     faces.retain(|face| split.holds_out(&face.photo));
     let mut store = nn::VarStore::new(device);
-    let net =
-        EfficientNet::new(&store.root(), &Architecture::lite0(LOGITS as i64), Regularisation::default());
+    let net = Network::new(&store.root(), &Architecture::lite0(LOGITS as i64), Regularisation::default());
     store
         .load(&options.weights)
         .with_context(|| format!("reading the weights {}", options.weights.display()))?;
@@ -213,7 +212,7 @@ impl Validation {
     }
 
     /// Applies the network to all faces.
-    pub fn run(&self, net: &EfficientNet) -> Result<Report> {
+    pub fn run(&self, net: &Network) -> Result<Report> {
         let logits = self.logits(|images| net.forward(images, false))?;
         Ok(self.report(&answers(&logits, Temperatures::default())))
     }

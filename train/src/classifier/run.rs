@@ -24,8 +24,8 @@ use super::{
 use crate::{
     checkpoint::{self, Ema, Position},
     device::parse_device,
-    efficientnet::{Architecture, EfficientNet, Regularisation},
     metrics::Log,
+    network::{Architecture, Network, Regularisation},
     optimizer::{AdamW, Optimizer},
 };
 
@@ -267,7 +267,7 @@ impl Schedule {
 /// A network and its variables.
 struct Weighted {
     vs: nn::VarStore,
-    network: EfficientNet,
+    network: Network,
 }
 
 struct Run {
@@ -285,12 +285,13 @@ impl Run {
         let regularisation = Regularisation { frozen_blocks: options.frozen_blocks, ..Default::default() };
         let weighted = || {
             let vs = nn::VarStore::new(device);
-            let network = EfficientNet::new(&vs.root(), &architecture, regularisation);
+            let network = Network::new(&vs.root(), &architecture, regularisation);
             Weighted { vs, network }
         };
         let (mut current, mut average) = (weighted(), weighted());
         if let Some(path) = &options.pretrained {
-            checkpoint::load_pretrained(path, &mut current.vs, &architecture.classifier)?;
+            let loaded = checkpoint::load_pretrained(path, &mut current.vs, &architecture.classifier)?;
+            log::info!("{}: {loaded:?}", path.display());
         }
         let ema = Ema::new(&mut average.vs, &current.vs, AVERAGE)?;
         let adam = AdamW::new(&current.vs, options.weight_decay).clipped(GRADIENT_NORM);

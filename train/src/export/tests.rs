@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 use super::{equalize::equalize, graph::Graph, lower, onnx::encode, quantize::quantize, training_figures};
 use crate::{
     detector::network::{Network, normalise},
-    efficientnet::{Architecture, EfficientNet, Regularisation},
+    network::{self, Architecture, Regularisation},
 };
 
 /// Input sides small enough for a test; the detector's is not square.
@@ -43,7 +43,7 @@ fn classifier() -> (Graph, Forward) {
     tch::manual_seed(1);
     let store = nn::VarStore::new(Device::Cpu);
     let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
-    let net = EfficientNet::new(&store.root(), &architecture, Regularisation::default());
+    let net = network::Network::new(&store.root(), &architecture, Regularisation::default());
     unsettle(&store, |x| drop(net.forward(x, true)), [CLASSIFIER; 2]);
     let graph = lower::classifier(&store.variables(), CLASSIFIER).unwrap();
     (graph, Box::new(move |x| vec![net.forward(x, false)]))
