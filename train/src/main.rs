@@ -1,4 +1,6 @@
 mod archive;
+#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod augment;
 mod checkpoint;
 mod classifier;
 mod detector;
@@ -13,6 +15,8 @@ mod metrics;
 mod network;
 #[allow(dead_code, reason = "for the training commands of issue 3")]
 mod optimizer;
+#[cfg(test)]
+mod python;
 #[allow(dead_code, reason = "for the training commands of issue 3")]
 mod schedule;
 
@@ -34,6 +38,8 @@ enum Command {
     Export(export::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
+    /// Show what each augmentation and each painted mask does to faces of the data packs
+    ContactSheet(augment::ContactSheetOptions),
     /// Paint masks on faces of the data packs and show them side by side
     Masks(mask_synthesis::SheetOptions),
     /// Paint a mask on the face in a picture
@@ -49,6 +55,7 @@ fn main() -> Result<()> {
         Command::EvaluateClassifier(options) => classifier::evaluate(&options),
         Command::Export(options) => export::export(&options),
         Command::Measure(options) => measure::measure(&options),
+        Command::ContactSheet(options) => augment::contact_sheet(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),
         Command::MaskPhoto(options) => mask_synthesis::photo(&options),
     }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     device::parse_device,
-    mask_synthesis::{Wear, put_on_any, softness},
+    mask_synthesis::{Wardrobe, Wear, put_on_any, softness},
     metrics::{Confusion, Mean},
     network::{Architecture, Network, Regularisation},
 };
@@ -203,7 +203,13 @@ impl Validation {
                 continue;
             };
             let mut picture = pictures[i].clone();
-            let wear = put_on_any(&mut picture, &landmarks, softness(face.source_side), &mut rng);
+            let wear = put_on_any(
+                &mut picture,
+                &landmarks,
+                &Wardrobe::default(),
+                softness(face.source_side),
+                &mut rng,
+            );
             crops.push(runtime_crop(&picture, face));
             painted.push(Some(wear));
             faces.push(face.clone());

@@ -14,7 +14,7 @@ use super::{
     labels::{Face, PICTURE_SIDE, Set},
     loss::Labels,
 };
-use crate::mask_synthesis::{put_on_any, softness};
+use crate::mask_synthesis::{Wardrobe, put_on_any, softness};
 
 /// Which faces make up each batch: a function of the seed and the batch's number, so that a run can resume.
 #[derive(Debug, Clone)]
@@ -122,7 +122,13 @@ impl Loader {
                 continue;
             }
             let mut picture = self.picture(i);
-            let wear = put_on_any(&mut picture, &landmarks, softness(face.source_side), &mut rng);
+            let wear = put_on_any(
+                &mut picture,
+                &landmarks,
+                &Wardrobe::default(),
+                softness(face.source_side),
+                &mut rng,
+            );
             painted.push(place as i64);
             masks.push(wear.label() as i64);
             pictures.push(picture);

@@ -2,10 +2,9 @@
 //!
 //! `mien-train classifier` reads faces with their [`labels`], keeps some photos for measuring, and holds all pictures
 //! as one tensor on the training device ([`dataset`]). The [`loader`] chooses faces and paints masks on some of them;
-//! [`augment`] crops and distorts a whole batch there; [`loss`] is taken over the heads whose label is known. The
+//! [`crate::augment`] crops and distorts a whole batch there; [`loss`] is taken over the heads whose label is known. The
 //! averaged weights of a [`run`] are measured ([`mod@evaluate`]) on held-out photos, cut as the runtime cuts them.
 
-pub mod augment;
 pub mod dataset;
 pub mod evaluate;
 pub mod labels;

@@ -14,7 +14,6 @@ use serde_json::json;
 use tch::{Device, Tensor, nn};
 
 use super::{
-    augment::Augmentation,
     dataset::Dataset,
     evaluate::Validation,
     labels::{Face, Split, SplitFile, read_all},
@@ -22,6 +21,7 @@ use super::{
     loss::{Loss, Weights, loss},
 };
 use crate::{
+    augment::{Augmentation, Input},
     checkpoint::{self, Ema, Position},
     device::parse_device,
     metrics::Log,
@@ -133,7 +133,8 @@ pub fn train(options: &Options) -> Result<()> {
         let (images, labels, sides) = batch.gather(&dataset);
         let size = size_at(&options.sizes, progress);
         let rate = schedule.rate(progress);
-        let loss = run.step(&Augmentation::default().apply(&images, &sides, size), &labels, rate);
+        let input = Input { size, ..Input::default() };
+        let loss = run.step(&Augmentation::default().apply(&images, &sides, &input), &labels, rate);
         let epochs_before = run.position.samples / epoch_len;
         run.position.samples += batch.index.len() as u64;
         run.position.seconds = before + clock.elapsed().as_secs_f64();

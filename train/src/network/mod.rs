@@ -237,10 +237,10 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, process::Command};
+    use std::path::Path;
 
     use super::*;
-    use crate::checkpoint::load_pretrained;
+    use crate::{checkpoint::load_pretrained, python::python};
     use tch::Device;
 
     fn network(name: &str, outputs: i64) -> (nn::VarStore, Architecture, Network) {
@@ -320,21 +320,6 @@ mod tests {
         assert_eq!(drop_path_of(&ones, 0.0), ones);
     }
 
-    /// Runs a script of train/scripts; `None`, said aloud, where Python lacks `modules`.
-    fn run_script(script: &str, modules: &str, out: &Path, rest: &[&str]) -> Option<()> {
-        let python =
-            std::env::var("VIRTUAL_ENV").map_or("python3".to_owned(), |venv| format!("{venv}/bin/python3"));
-        let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
-        if !has.is_ok_and(|has| has.status.success()) {
-            eprintln!("skipped: {python} cannot import {modules}; `make test` installs them");
-            return None;
-        }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
-        let ran = Command::new(&python).arg(script).arg(out).args(rest).output().unwrap();
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        Some(())
-    }
-
     #[test]
     fn the_same_weights_give_the_same_logits_as_timm() {
         const NAMES: [&str; 5] = [
@@ -345,9 +330,10 @@ mod tests {
             "tf_efficientnet_lite0",
         ];
         let folder = tempfile::tempdir().unwrap();
-        if run_script("timm_golden.py", "timm, torch, safetensors", folder.path(), &NAMES).is_none() {
-            return;
-        }
+        let Some(mut python) = python("timm, torch, safetensors") else { return };
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/timm_golden.py");
+        let ran = python.arg(script).arg(folder.path()).args(NAMES).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         for name in NAMES {
             let (mut store, architecture, net) = network(name, 18);
             let weights = folder.path().join(format!("{name}.safetensors"));
