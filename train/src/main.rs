@@ -19,6 +19,8 @@ mod optimizer;
 mod python;
 #[allow(dead_code, reason = "for the training commands of issue 3")]
 mod schedule;
+#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod tensorboard;
 
 use anyhow::Result;
 use clap::Parser;
