@@ -1,6 +1,6 @@
 use tch::{Tensor, nn::VarStore};
 
-use super::{Descent, Rule};
+use super::{Descent, Rule, Step};
 
 /// Decoupled weight decay regularisation, Loshchilov and Hutter 2019.
 pub type AdamW = Descent<AdamWRule>;
@@ -24,17 +24,16 @@ impl Rule for AdamWRule {
     /// Running means of the gradient and of its square.
     const MEMORY: &'static [&'static str] = &["mean", "square"];
 
-    fn update(&self, step: i64, rate: f64, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]) {
+    fn update(&self, step: &Step, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]) {
         let [mean, square] = memory else { unreachable!("as many as MEMORY has names") };
-        let (correct_mean, correct_square) =
-            (1.0 - BETAS.0.powf(step as f64), 1.0 - BETAS.1.powf(step as f64));
+        let corrected = |beta: f64| 1.0 - beta.powf(step.number as f64);
         let _ = mean.lerp_(gradient, 1.0 - BETAS.0);
         let _ = square.lerp_(&gradient.square(), 1.0 - BETAS.1);
-        if value.dim() > 1 {
-            let _ = value.g_mul_scalar_(1.0 - rate * self.weight_decay);
+        if step.decays {
+            let _ = value.g_mul_scalar_(1.0 - step.rate * self.weight_decay);
         }
-        let spread = (&*square / correct_square).sqrt() + EPSILON;
-        let _ = value.g_sub_(&(&*mean * (rate / correct_mean) / spread));
+        let spread = (&*square / corrected(BETAS.1)).sqrt() + EPSILON;
+        let _ = value.g_sub_(&(&*mean * (step.rate / corrected(BETAS.0)) / spread));
     }
 }
 

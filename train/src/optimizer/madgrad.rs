@@ -1,6 +1,6 @@
 use tch::{Tensor, nn::VarStore};
 
-use super::{Descent, Rule};
+use super::{Descent, Rule, Step};
 
 /// Momentumized, adaptive, dual averaged gradient (Defazio and Jelassi, 2021, <https://arxiv.org/abs/2101.11075>).
 ///
@@ -29,20 +29,17 @@ impl Rule for MadgradRule {
     /// `ν`, `s` and `x₀`.
     const MEMORY: &'static [&'static str] = &["squares", "sum", "start"];
 
-    fn memory(&self, value: &Tensor) -> Vec<Tensor> {
-        let value = value.detach();
-        vec![value.zeros_like(), value.zeros_like(), value.copy()]
+    /// Weights may have been loaded after the optimiser was made.
+    fn begin(&self, value: &Tensor, memory: &mut [Tensor]) {
+        let [_, _, start] = memory else { unreachable!("as many as MEMORY has names") };
+        start.copy_(value);
     }
 
-    fn update(&self, step: i64, rate: f64, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]) {
+    fn update(&self, step: &Step, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]) {
         let [squares, sum, start] = memory else { unreachable!("as many as MEMORY has names") };
-        if step == 1 {
-            // The store's weights may have been loaded after the optimiser was made.
-            start.copy_(value);
-        }
-        let lambda = (rate + EPSILON) * (step as f64).sqrt();
+        let lambda = (step.rate + EPSILON) * (step.number as f64).sqrt();
         let decayed =
-            (self.weight_decay != 0.0 && value.dim() > 1).then(|| gradient + &*value * self.weight_decay);
+            (self.weight_decay != 0.0 && step.decays).then(|| gradient + &*value * self.weight_decay);
         let gradient = decayed.as_ref().unwrap_or(gradient);
         let _ = squares.g_add_(&(gradient.square() * lambda));
         let _ = sum.g_add_(&(gradient * lambda));

@@ -1,7 +1,7 @@
 //! First-order optimisers whose whole state can be saved: tch's own keep it out of reach.
 //!
-//! A [`Rule`] moves one variable; [`Descent`] does for all of a store what every rule needs: it clips and
-//! accumulates gradients, leaves frozen variables alone, and saves and restores the state bit by bit.
+//! A [`Rule`] moves variables; [`Descent`] does for all of a store what every rule needs: it clips and accumulates
+//! gradients, leaves frozen variables alone, and saves and restores the state bit by bit.
 
 mod adamw;
 #[cfg(test)]
@@ -12,7 +12,7 @@ mod sgd;
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn::VarStore};
+use tch::{Device, Kind, Tensor, nn::VarStore};
 
 pub use adamw::AdamW;
 pub use madgrad::Madgrad;
@@ -31,33 +31,33 @@ pub trait Optimizer: std::fmt::Debug {
     fn restore(&mut self, state: &HashMap<String, Tensor>) -> bool;
 }
 
-/// How one variable moves.
+/// How variables move. Every rule is element by element, and sees many variables as one row of numbers.
 pub trait Rule: std::fmt::Debug {
-    /// Names of the tensors that the rule keeps for each variable, each of the variable's shape.
+    /// Names of the tensors that the rule keeps, each of the variables' shape and at first all zeros.
     const MEMORY: &'static [&'static str];
 
-    /// The memory of a variable that has not moved yet.
-    fn memory(&self, value: &Tensor) -> Vec<Tensor> {
-        Self::MEMORY.iter().map(|_| value.detach().zeros_like()).collect()
-    }
+    /// Prepares the memory, in the order of [`Rule::MEMORY`], when the first step is about to be taken.
+    fn begin(&self, _value: &Tensor, _memory: &mut [Tensor]) {}
 
-    /// Moves `value` by its `gradient` in the step number `step` (from 1). `memory` is in the order of
-    /// [`Rule::MEMORY`].
-    fn update(&self, step: i64, rate: f64, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]);
+    /// Moves `value` by its `gradient` in the step number `step` (from 1).
+    fn update(&self, step: &Step, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]);
 }
 
+/// What a step is taken with.
 #[derive(Debug)]
-struct Parameter {
-    name: String,
-    value: Tensor,
-    memory: Vec<Tensor>,
+pub struct Step {
+    /// From 1.
+    pub number: i64,
+    pub rate: f64,
+    /// Whether the variables have two or more dimensions: biases and batch norm do not decay.
+    pub decays: bool,
 }
 
 /// A rule applied to every trainable variable of a store.
 #[derive(Debug)]
 pub struct Descent<R> {
     rule: R,
-    parameters: Vec<Parameter>,
+    groups: Vec<Group>,
     steps: i64,
     largest_norm: f64,
     accumulated: u32,
@@ -65,6 +65,26 @@ pub struct Descent<R> {
     pending: u32,
 }
 
+/// Variables that lie one after the other in one tensor, so that a GPU moves them all at once.
+#[derive(Debug)]
+struct Group {
+    decays: bool,
+    parameters: Vec<Parameter>,
+    value: Tensor,
+    gradient: Tensor,
+    memory: Vec<Tensor>,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    value: Tensor,
+    /// Where it begins in its group.
+    offset: i64,
+}
+
+/// Elements that a variable's beginning is a multiple of: what vectorised kernels like.
+const ALIGNMENT: i64 = 32;
 /// Keeps a norm from dividing by zero.
 const LEAST_NORM: f64 = 1e-8;
 /// Names in a saved state.
@@ -72,17 +92,79 @@ const STEPS: &str = "steps";
 const PENDING: &str = "pending";
 const GRADIENT: &str = "gradient";
 
+impl Parameter {
+    /// The elements that it takes up in its group.
+    fn room(&self) -> i64 {
+        (self.value.numel() as i64 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT
+    }
+
+    /// Its part of a tensor of its group.
+    fn part(&self, of: &Tensor) -> Tensor {
+        of.narrow(0, self.offset, self.value.numel() as i64).view_as(&self.value)
+    }
+}
+
+impl Group {
+    /// Moves the variables' storage, and that of their gradients, into the group's.
+    fn new(decays: bool, variables: Vec<(String, Tensor)>, memory: usize) -> Group {
+        let mut parameters: Vec<Parameter> =
+            variables.into_iter().map(|(name, value)| Parameter { name, value, offset: 0 }).collect();
+        let mut length = 0;
+        for parameter in &mut parameters {
+            parameter.offset = length;
+            length += parameter.room();
+        }
+        let of =
+            parameters.first().map_or((Kind::Float, Device::Cpu), |p| (p.value.kind(), p.value.device()));
+        let zeros = || Tensor::zeros([length], of);
+        let mut group = Group {
+            decays,
+            value: zeros(),
+            gradient: zeros(),
+            memory: (0..memory).map(|_| zeros()).collect(),
+            parameters,
+        };
+        for parameter in &mut group.parameters {
+            let mut home = parameter.part(&group.value);
+            let frozen = !parameter.value.requires_grad();
+            // libtorch makes a gradient only by differentiating.
+            let _ = parameter.value.set_requires_grad(true);
+            parameter.value.zero_grad();
+            (&parameter.value * 0.0).sum(of.0).backward();
+            tch::no_grad(|| {
+                home.copy_(&parameter.value);
+                parameter.value.set_data(&home);
+                parameter.value.grad().set_data(&parameter.part(&group.gradient));
+            });
+            let _ = parameter.value.set_requires_grad(!frozen);
+        }
+        group
+    }
+
+    /// Beginnings and lengths of the stretches without a frozen variable.
+    fn live(&self) -> Vec<(i64, i64)> {
+        let mut stretches: Vec<(i64, i64)> = Vec::new();
+        for parameter in self.parameters.iter().filter(|parameter| parameter.value.requires_grad()) {
+            match stretches.last_mut() {
+                Some((start, length)) if *start + *length == parameter.offset => *length += parameter.room(),
+                _ => stretches.push((parameter.offset, parameter.room())),
+            }
+        }
+        stretches
+    }
+}
+
 impl<R: Rule> Descent<R> {
     fn over(vs: &VarStore, rule: R) -> Self {
         let trainable: HashSet<_> = vs.trainable_variables().iter().map(Tensor::data_ptr).collect();
-        let mut parameters: Vec<Parameter> = vs
-            .variables()
-            .into_iter()
-            .filter(|(_, value)| trainable.contains(&value.data_ptr()))
-            .map(|(name, value)| Parameter { name, memory: rule.memory(&value), value })
-            .collect();
-        parameters.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { rule, parameters, steps: 0, largest_norm: f64::INFINITY, accumulated: 1, pending: 0 }
+        let mut variables: Vec<(String, Tensor)> = vs.variables().into_iter().collect();
+        variables.retain(|(_, value)| trainable.contains(&value.data_ptr()));
+        variables.sort_by(|a, b| a.0.cmp(&b.0));
+        let (matrices, vectors): (Vec<_>, Vec<_>) =
+            variables.into_iter().partition(|(_, value)| value.dim() > 1);
+        let group = |decays, variables| Group::new(decays, variables, R::MEMORY.len());
+        let groups = vec![group(true, matrices), group(false, vectors)];
+        Self { rule, groups, steps: 0, largest_norm: f64::INFINITY, accumulated: 1, pending: 0 }
     }
 
     /// Scales gradients down to this L2 norm over all variables (Pascanu et al., 2013).
@@ -95,32 +177,33 @@ impl<R: Rule> Descent<R> {
         Self { accumulated: batches.max(1), ..self }
     }
 
-    /// What every gradient is multiplied by to keep the largest norm.
-    fn clipping(&self) -> f64 {
+    /// Scales the gradients to keep the largest norm.
+    fn clip(&mut self) {
         if self.largest_norm.is_infinite() {
-            return 1.0;
+            return;
         }
-        let gradients = self.parameters.iter().filter_map(Parameter::gradient);
-        let norms: Vec<Tensor> = gradients.map(|gradient| gradient.norm()).collect();
-        if norms.is_empty() {
-            return 1.0;
-        }
-        (self.largest_norm / Tensor::stack(&norms, 0).norm().double_value(&[]).max(LEAST_NORM)).min(1.0)
+        let norms: Vec<Tensor> = self.groups.iter().map(|group| group.gradient.norm()).collect();
+        let scale = (Tensor::stack(&norms, 0).norm().clamp_min(LEAST_NORM).reciprocal() * self.largest_norm)
+            .clamp_max(1.0);
+        self.groups.iter_mut().for_each(|group| drop(group.gradient.g_mul_(&scale)));
     }
 
     /// The tensors of a state with their names.
     fn entries(&self) -> impl Iterator<Item = (String, Tensor)> {
-        self.parameters.iter().flat_map(|Parameter { name, memory, .. }| {
-            let named = R::MEMORY.iter().zip(memory);
-            named.map(move |(kept, tensor)| (format!("{kept}.{name}"), tensor.shallow_clone()))
+        self.groups.iter().flat_map(|group| {
+            group.parameters.iter().flat_map(|parameter| {
+                let named = R::MEMORY.iter().zip(&group.memory);
+                named.map(|(kept, memory)| (format!("{kept}.{}", parameter.name), parameter.part(memory)))
+            })
         })
     }
-}
 
-impl Parameter {
-    /// `None` for a frozen variable and for one that no loss has reached.
-    fn gradient(&self) -> Option<Tensor> {
-        Some(self.value.grad()).filter(|gradient| self.value.requires_grad() && gradient.defined())
+    /// The gradients with their names in a state.
+    fn gradients(&self) -> impl Iterator<Item = (String, Tensor)> {
+        self.groups.iter().flat_map(|group| {
+            let named = |p: &Parameter| (format!("{GRADIENT}.{}", p.name), p.part(&group.gradient));
+            group.parameters.iter().map(named)
+        })
     }
 }
 
@@ -137,16 +220,20 @@ impl<R: Rule> Optimizer for Descent<R> {
         }
         self.pending = 0;
         self.steps += 1;
-        let clipping = self.clipping();
         tch::no_grad(|| {
-            for parameter in &mut self.parameters {
-                let Some(mut gradient) = parameter.gradient() else { continue };
-                if clipping < 1.0 {
-                    let _ = gradient.g_mul_scalar_(clipping);
+            self.clip();
+            for group in &mut self.groups {
+                if self.steps == 1 {
+                    self.rule.begin(&group.value, &mut group.memory);
                 }
-                let Parameter { value, memory, .. } = parameter;
-                self.rule.update(self.steps, rate, value, &gradient, memory);
-                let _ = gradient.zero_();
+                let step = Step { number: self.steps, rate, decays: group.decays };
+                for (start, length) in group.live() {
+                    let live = |t: &Tensor| t.narrow(0, start, length);
+                    let mut memory: Vec<Tensor> = group.memory.iter().map(live).collect();
+                    let (mut value, gradient) = (live(&group.value), live(&group.gradient));
+                    self.rule.update(&step, &mut value, &gradient, &mut memory);
+                }
+                let _ = group.gradient.zero_();
             }
         });
         true
@@ -159,8 +246,7 @@ impl<R: Rule> Optimizer for Descent<R> {
         ];
         state.extend(self.entries());
         if self.pending > 0 {
-            let gradients = self.parameters.iter().filter_map(|p| Some((p, p.gradient()?)));
-            state.extend(gradients.map(|(p, gradient)| (format!("{GRADIENT}.{}", p.name), gradient)));
+            state.extend(self.gradients());
         }
         state
     }
@@ -177,14 +263,10 @@ impl<R: Rule> Optimizer for Descent<R> {
         self.steps = steps;
         // Checkpoints of older versions do not say it; they were written between steps.
         self.pending = count(PENDING).and_then(|pending| u32::try_from(pending).ok()).unwrap_or(0);
-        for (name, mut tensor) in self.entries() {
-            tensor.copy_(&state[&name]);
-        }
-        for Parameter { name, value, .. } in &mut self.parameters {
-            value.zero_grad();
-            if let Some(gradient) = state.get(&format!("{GRADIENT}.{name}")) {
-                // libtorch lets a gradient only be made: this product's is the saved one, exactly.
-                (&*value * gradient.to_device(value.device())).sum(value.kind()).backward();
+        self.groups.iter_mut().for_each(|group| drop(group.gradient.zero_()));
+        for (name, mut tensor) in self.entries().chain(self.gradients()) {
+            if let Some(saved) = state.get(&name) {
+                tensor.copy_(saved);
             }
         }
         true
@@ -248,7 +330,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, nn};
+    use tch::nn;
 
     use super::*;
 
@@ -339,6 +421,40 @@ mod tests {
             let _ = value.set_requires_grad(true);
             optimizer.step(&loss(&value, 2), 0.05);
             assert_ne!(value.detach(), before, "{method:?}");
+        }
+    }
+
+    #[test]
+    fn variables_keep_their_values_shapes_and_places_in_the_store() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let root = vs.root();
+        let a = root.var("a", &[5, 7], nn::Init::Const(2.0));
+        let b = root.var("b", &[3], nn::Init::Const(3.0));
+        let still = root.zeros_no_train("statistics", &[4]);
+        let mut sgd = Sgd::new(&vs, 0.0, false, 0.0);
+        assert_eq!((a.size(), a.double_value(&[4, 6]), b.double_value(&[2])), (vec![5, 7], 2.0, 3.0));
+        sgd.step(&(a.sum(Kind::Float) + b.sum(Kind::Float) * 2.0 + still.sum(Kind::Float)), 0.5);
+        for _ in 0..2 {
+            // Twice: the second time the gradients of the first are cleared.
+            sgd.step(&(&a * 1.0).sum(Kind::Float), 0.25);
+        }
+        assert_eq!((vs.variables()["a"].double_value(&[4, 6]), b.double_value(&[2])), (1.0, 2.0));
+        assert!(a.is_leaf() && a.requires_grad() && !still.requires_grad());
+    }
+
+    #[test]
+    fn a_variable_that_was_frozen_from_the_start_moves_once_it_is_released() {
+        for method in METHODS {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let [a, b] = ["a", "b"].map(|name| vs.root().var(name, &[2, 2], nn::Init::Const(1.0)));
+            let _ = a.set_requires_grad(false);
+            let mut optimizer = Settings { accumulate: 1, ..settings(method) }.build(&vs);
+            let sum = |t: &Tensor| t.square().sum(Kind::Float);
+            optimizer.step(&(sum(&a) + sum(&b)), 0.1);
+            assert!(!a.requires_grad() && a.double_value(&[0, 0]) == 1.0 && b.double_value(&[0, 0]) < 1.0);
+            let _ = a.set_requires_grad(true);
+            optimizer.step(&(sum(&a) + sum(&b)), 0.1);
+            assert!(a.double_value(&[0, 0]) < 1.0, "{method:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 use tch::{Tensor, nn::VarStore};
 
-use super::{Descent, Rule};
+use super::{Descent, Rule, Step};
 
 /// Stochastic gradient descent with momentum, plain or Nesterov's (Sutskever et al., 2013, in PyTorch's form):
 /// `v ← momentum·v + g`, then `x −= rate·v`, or `x −= rate·(g + momentum·v)`.
@@ -24,15 +24,15 @@ impl Sgd {
 impl Rule for SgdRule {
     const MEMORY: &'static [&'static str] = &["velocity"];
 
-    fn update(&self, _step: i64, rate: f64, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]) {
+    fn update(&self, step: &Step, value: &mut Tensor, gradient: &Tensor, memory: &mut [Tensor]) {
         let [velocity] = memory else { unreachable!("as many as MEMORY has names") };
         let decayed =
-            (self.weight_decay != 0.0 && value.dim() > 1).then(|| gradient + &*value * self.weight_decay);
+            (self.weight_decay != 0.0 && step.decays).then(|| gradient + &*value * self.weight_decay);
         let gradient = decayed.as_ref().unwrap_or(gradient);
         let _ = velocity.g_mul_scalar_(self.momentum).g_add_(gradient);
-        let step =
+        let way =
             if self.nesterov { gradient + &*velocity * self.momentum } else { velocity.shallow_clone() };
-        let _ = value.g_sub_(&(step * rate));
+        let _ = value.g_sub_(&(way * step.rate));
     }
 }
 
