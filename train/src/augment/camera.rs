@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::{
     Augmentation,
     colour::LUMA,
-    draw::{subset, uniform},
+    draw::{one, subset, uniform},
     sometimes,
 };
 
@@ -43,7 +43,7 @@ impl Augmentation {
             return x.shallow_clone();
         };
         let size = x.size()[2];
-        let side = uniform(1, self.small_side, &x.narrow(0, 0, 1)).double_value(&[0]).round() as i64;
+        let side = one(self.small_side).round() as i64;
         let few = x.index_select(0, &chosen).internal_upsample_bilinear2d_aa([side, side], false, None, None);
         let back = few.upsample_bilinear2d([size, size], false, None, None);
         x.index_copy(0, &chosen, &back)

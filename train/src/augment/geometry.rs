@@ -35,6 +35,9 @@ impl Augmentation {
 fn shrink(pictures: &Tensor, shown: &Tensor, size: i64) -> Tensor {
     const SHARP: f64 = 1.5;
     let picture = pictures.size()[2];
+    if picture as f64 <= SHARP * size as f64 {
+        return pictures.shallow_clone();
+    }
     let step = shown.mean(Kind::Float).double_value(&[]) * picture as f64 / size as f64;
     if step <= SHARP {
         return pictures.shallow_clone();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::draw::uniform;
+use super::draw::one;
 
 /// Which batches are blended, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl Mix {
         if self.mixup + self.cutmix <= 0.0 {
             return None;
         }
-        let drawn = draw(inputs, (0.0, 1.0));
+        let drawn = one((0.0, 1.0));
         if drawn >= self.mixup + self.cutmix {
             return None;
         }
@@ -58,7 +58,7 @@ impl Mix {
         }
         let part = (1.0 - share).sqrt();
         let span = |length: i64| {
-            let centre = draw(inputs, (0.0, length as f64));
+            let centre = one((0.0, length as f64));
             let half = part * length as f64 / 2.0;
             let ends = [centre - half, centre + half].map(|end| end.round().clamp(0.0, length as f64) as i64);
             (ends[0], ends[1] - ends[0])
@@ -71,10 +71,6 @@ impl Mix {
         let share = 1.0 - (high * wide) as f64 / (h * w) as f64;
         Some(Mixed { inputs, partner, share })
     }
-}
-
-fn draw(like: &Tensor, range: (f64, f64)) -> f64 {
-    uniform(1, range, like).double_value(&[0])
 }
 
 #[cfg(test)]
