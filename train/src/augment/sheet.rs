@@ -186,3 +186,72 @@ fn write(picture: &mut Picture, font: &FontRef, text: &str, (x, y): (u32, u32)) 
         pen += font.h_advance(id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Data packs of `faces` grey squares with landmarks.
+    fn packs(folder: &Path, faces: usize) {
+        const HEADER: &str =
+            "file,box_w,box_h,source_side,lm_x0,lm_y0,lm_x1,lm_y1,lm_x2,lm_y2,lm_x3,lm_y3,lm_x4,lm_y4";
+        for set in ["utkface", "fairface", "masks"] {
+            let mut table = HEADER.to_owned() + "\n";
+            let mut tar =
+                tar::Builder::new(std::fs::File::create(folder.join(format!("{set}.tar"))).unwrap());
+            for i in (0..faces).filter(|_| set == "utkface") {
+                table += &format!("{i}.png,90,98,200,42,50,86,50,64,78,47,98,81,98\n");
+                let mut file = std::io::Cursor::new(Vec::new());
+                let grey = Picture::from_pixel(128, 128, Rgb([150, 118, 98]));
+                grey.write_to(&mut file, image::ImageFormat::Png).unwrap();
+                let mut header = tar::Header::new_gnu();
+                header.set_size(file.get_ref().len() as u64);
+                tar.append_data(&mut header, format!("{i}.png"), file.get_ref().as_slice()).unwrap();
+            }
+            tar.finish().unwrap();
+            std::fs::write(folder.join(format!("{set}.csv")), table).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_sheet_has_a_named_row_for_each_augmentation_and_mask() {
+        let folder = tempfile::tempdir().unwrap();
+        packs(folder.path(), 3);
+        let out = folder.path().join("sheet.png");
+        let options = |faces| ContactSheetOptions {
+            data: folder.path().to_owned(),
+            out: out.clone(),
+            faces,
+            side: 32,
+            seed: 1,
+        };
+        contact_sheet(&options(2)).unwrap();
+        let sheet = image::open(&out).unwrap().into_rgb8();
+        assert_eq!(sheet.width(), 2 * (NAME + 2 * (32 + GAP)));
+        let row = |column: u32, row: u32| {
+            let (left, top) = (column * sheet.width() / 2, row * (32 + GAP));
+            let part = |x, width| imageops::crop_imm(&sheet, left + x, top, width, 32).to_image();
+            (part(0, NAME), part(NAME, 32))
+        };
+        let (name, plain) = row(0, 0);
+        assert!(name.pixels().any(|pixel| pixel.0[0] < 100), "the row has a name");
+        assert!(plain.pixels().all(|pixel| pixel.0[0].abs_diff(150) < 3), "as evaluated is as it is");
+        assert_ne!(row(0, 2).0, name);
+        for mask in 0..16 {
+            assert_ne!(row(1, mask).1, plain, "row {mask} shows a mask");
+        }
+        assert!(contact_sheet(&options(0)).is_err());
+    }
+
+    #[test]
+    fn without_faces_the_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        packs(folder.path(), 0);
+        let out = folder.path().join("sheet.png");
+        let options =
+            ContactSheetOptions { data: folder.path().to_owned(), out, faces: 2, side: 32, seed: 1 };
+        let error = contact_sheet(&options).unwrap_err().to_string();
+        assert!(error.contains("has no bare face with landmarks"), "{error}");
+    }
+}
