@@ -63,6 +63,28 @@ pub struct Descent<R> {
     accumulated: u32,
     /// Gradients summed since the last step, fewer than `accumulated`.
     pending: u32,
+    scaling: Option<Scaling>,
+}
+
+/// What a loss in half precision is multiplied by, so that small gradients do not vanish (Micikevicius et al., 2018).
+#[derive(Debug)]
+struct Scaling {
+    scale: f64,
+    /// Steps since the scale last changed.
+    steps: u32,
+}
+
+impl Scaling {
+    /// Halves the scale after a gradient that is not finite, and doubles it after many that are.
+    fn adapt(&mut self, finite: bool) {
+        const PATIENCE: u32 = 2000;
+        self.steps += 1;
+        if !finite {
+            *self = Scaling { scale: self.scale / 2.0, steps: 0 };
+        } else if self.steps >= PATIENCE {
+            *self = Scaling { scale: self.scale * 2.0, steps: 0 };
+        }
+    }
 }
 
 /// Variables that lie one after the other in one tensor, so that a GPU moves them all at once.
@@ -91,6 +113,8 @@ const LEAST_NORM: f64 = 1e-8;
 const STEPS: &str = "steps";
 const PENDING: &str = "pending";
 const GRADIENT: &str = "gradient";
+const SCALE: &str = "scale";
+const FIRST_SCALE: f64 = 65536.0;
 
 impl Parameter {
     /// The elements that it takes up in its group.
@@ -164,7 +188,20 @@ impl<R: Rule> Descent<R> {
             variables.into_iter().partition(|(_, value)| value.dim() > 1);
         let group = |decays, variables| Group::new(decays, variables, R::MEMORY.len());
         let groups = vec![group(true, matrices), group(false, vectors)];
-        Self { rule, groups, steps: 0, largest_norm: f64::INFINITY, accumulated: 1, pending: 0 }
+        Self {
+            rule,
+            groups,
+            steps: 0,
+            largest_norm: f64::INFINITY,
+            accumulated: 1,
+            pending: 0,
+            scaling: None,
+        }
+    }
+
+    /// Scales losses for half precision; a step whose gradients are not finite is left out.
+    pub fn scaled(self) -> Self {
+        Self { scaling: Some(Scaling { scale: FIRST_SCALE, steps: 0 }), ..self }
     }
 
     /// Scales gradients down to this L2 norm over all variables (Pascanu et al., 2013).
@@ -177,15 +214,27 @@ impl<R: Rule> Descent<R> {
         Self { accumulated: batches.max(1), ..self }
     }
 
-    /// Scales the gradients to keep the largest norm.
-    fn clip(&mut self) {
-        if self.largest_norm.is_infinite() {
-            return;
+    /// Undoes the scale of the gradients and keeps the largest norm; false where they are not finite, for a scale too
+    /// large.
+    fn clip(&mut self) -> bool {
+        if self.largest_norm.is_infinite() && self.scaling.is_none() {
+            return true;
         }
         let norms: Vec<Tensor> = self.groups.iter().map(|group| group.gradient.norm()).collect();
-        let scale = (Tensor::stack(&norms, 0).norm().clamp_min(LEAST_NORM).reciprocal() * self.largest_norm)
-            .clamp_max(1.0);
-        self.groups.iter_mut().for_each(|group| drop(group.gradient.g_mul_(&scale)));
+        let norm = Tensor::stack(&norms, 0).norm();
+        let mut scale = 1.0;
+        if let Some(scaling) = &mut self.scaling {
+            scale = scaling.scale;
+            let finite = norm.double_value(&[]).is_finite();
+            scaling.adapt(finite);
+            if !finite {
+                return false;
+            }
+        }
+        let norm = (norm / scale).clamp_min(LEAST_NORM);
+        let factor = (norm.reciprocal() * self.largest_norm).clamp_max(1.0) / scale;
+        self.groups.iter_mut().for_each(|group| drop(group.gradient.g_mul_(&factor)));
+        true
     }
 
     /// The tensors of a state with their names.
@@ -209,19 +258,23 @@ impl<R: Rule> Descent<R> {
 
 impl<R: Rule> Optimizer for Descent<R> {
     fn step(&mut self, loss: &Tensor, rate: f64) -> bool {
-        if self.accumulated > 1 {
-            (loss / f64::from(self.accumulated)).backward();
+        let scale = self.scaling.as_ref().map_or(1.0, |scaling| scaling.scale) / f64::from(self.accumulated);
+        if scale == 1.0 {
+            loss.backward()
         } else {
-            loss.backward();
+            (loss * scale).backward()
         }
         self.pending += 1;
         if self.pending < self.accumulated {
             return false;
         }
         self.pending = 0;
+        if !tch::no_grad(|| self.clip()) {
+            tch::no_grad(|| self.groups.iter_mut().for_each(|group| drop(group.gradient.zero_())));
+            return false;
+        }
         self.steps += 1;
         tch::no_grad(|| {
-            self.clip();
             for group in &mut self.groups {
                 if self.steps == 1 {
                     self.rule.begin(&group.value, &mut group.memory);
@@ -244,6 +297,9 @@ impl<R: Rule> Optimizer for Descent<R> {
             (STEPS.to_owned(), Tensor::from_slice(&[self.steps])),
             (PENDING.to_owned(), Tensor::from_slice(&[i64::from(self.pending)])),
         ];
+        if let Some(scaling) = &self.scaling {
+            state.push((SCALE.to_owned(), Tensor::from_slice(&[scaling.scale, f64::from(scaling.steps)])));
+        }
         state.extend(self.entries());
         if self.pending > 0 {
             state.extend(self.gradients());
@@ -263,6 +319,10 @@ impl<R: Rule> Optimizer for Descent<R> {
         self.steps = steps;
         // Checkpoints of older versions do not say it; they were written between steps.
         self.pending = count(PENDING).and_then(|pending| u32::try_from(pending).ok()).unwrap_or(0);
+        if let (Some(scaling), Some(saved)) = (&mut self.scaling, state.get(SCALE)) {
+            let at = |i| saved.double_value(&[i]);
+            *scaling = Scaling { scale: at(0), steps: at(1) as u32 };
+        }
         self.groups.iter_mut().for_each(|group| drop(group.gradient.zero_()));
         for (name, mut tensor) in self.entries().chain(self.gradients()) {
             if let Some(saved) = state.get(&name) {
@@ -314,17 +374,19 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub fn build(&self, vs: &VarStore) -> Box<dyn Optimizer> {
+    /// `half` for losses in half precision.
+    pub fn build(&self, vs: &VarStore, half: bool) -> Box<dyn Optimizer> {
         match self.name {
-            Method::Madgrad => self.boxed(Madgrad::new(vs, self.momentum, self.weight_decay)),
-            Method::AdamW => self.boxed(AdamW::new(vs, self.weight_decay)),
-            Method::Sgd => self.boxed(Sgd::new(vs, self.momentum, self.nesterov, self.weight_decay)),
+            Method::Madgrad => self.boxed(Madgrad::new(vs, self.momentum, self.weight_decay), half),
+            Method::AdamW => self.boxed(AdamW::new(vs, self.weight_decay), half),
+            Method::Sgd => self.boxed(Sgd::new(vs, self.momentum, self.nesterov, self.weight_decay), half),
         }
     }
 
-    fn boxed<R: Rule + 'static>(&self, descent: Descent<R>) -> Box<dyn Optimizer> {
+    fn boxed<R: Rule + 'static>(&self, descent: Descent<R>, half: bool) -> Box<dyn Optimizer> {
         let largest_norm = if self.clip > 0.0 { self.clip } else { f64::INFINITY };
-        Box::new(descent.clipped(largest_norm).accumulating(self.accumulate))
+        let descent = descent.clipped(largest_norm).accumulating(self.accumulate);
+        Box::new(if half { descent.scaled() } else { descent })
     }
 }
 
@@ -363,6 +425,26 @@ mod tests {
     }
 
     #[test]
+    fn scaled_losses_step_as_plain_ones_and_overflow_is_left_out() {
+        let run = |scaled: bool| {
+            let (vs, value) = store();
+            let sgd = Sgd::new(&vs, 0.9, false, 0.0).clipped(3.0);
+            let mut sgd = if scaled { sgd.scaled() } else { sgd };
+            (0..4).for_each(|call| assert!(sgd.step(&loss(&value, call), 0.1)));
+            (value.double_value(&[1, 1]), value, sgd)
+        };
+        let ((plain, ..), (found, value, mut sgd)) = (run(false), run(true));
+        assert!((plain - found).abs() < 1e-5, "{found}, not {plain}");
+        assert!(!sgd.step(&(loss(&value, 1) * f64::INFINITY), 0.1));
+        assert_eq!(value.double_value(&[1, 1]), found);
+        assert_eq!(sgd.scaling.as_ref().unwrap().scale, FIRST_SCALE / 2.0);
+        assert!(sgd.step(&loss(&value, 1), 0.1));
+        let mut again = Sgd::new(&store().0, 0.9, false, 0.0).scaled();
+        assert!(again.restore(&sgd.state().into_iter().collect()));
+        assert_eq!(again.scaling.unwrap().scale, FIRST_SCALE / 2.0);
+    }
+
+    #[test]
     fn accumulated_gradients_step_as_their_mean() {
         let (vs, value) = store();
         let mut sgd = Sgd::new(&vs, 0.9, false, 0.0).accumulating(3);
@@ -377,7 +459,7 @@ mod tests {
         for method in METHODS {
             let run = |stop: Option<i64>| {
                 let (vs, mut value) = store();
-                let mut optimizer = settings(method).build(&vs);
+                let mut optimizer = settings(method).build(&vs, false);
                 for call in 0..8 {
                     if stop == Some(call) {
                         let state = optimizer.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
@@ -385,7 +467,7 @@ mod tests {
                         let (other, fresh) = store();
                         value = fresh;
                         tch::no_grad(|| value.copy_(&weights));
-                        optimizer = settings(method).build(&other);
+                        optimizer = settings(method).build(&other, false);
                         assert!(optimizer.restore(&state));
                     }
                     optimizer.step(&loss(&value, call), 0.05);
@@ -411,7 +493,7 @@ mod tests {
     fn frozen_variables_stay_until_they_are_released() {
         for method in METHODS {
             let (vs, value) = store();
-            let mut optimizer = Settings { accumulate: 1, ..settings(method) }.build(&vs);
+            let mut optimizer = Settings { accumulate: 1, ..settings(method) }.build(&vs, false);
             optimizer.step(&loss(&value, 0), 0.05);
             let _ = value.set_requires_grad(false);
             let before = value.copy();
@@ -448,7 +530,7 @@ mod tests {
             let vs = nn::VarStore::new(Device::Cpu);
             let [a, b] = ["a", "b"].map(|name| vs.root().var(name, &[2, 2], nn::Init::Const(1.0)));
             let _ = a.set_requires_grad(false);
-            let mut optimizer = Settings { accumulate: 1, ..settings(method) }.build(&vs);
+            let mut optimizer = Settings { accumulate: 1, ..settings(method) }.build(&vs, false);
             let sum = |t: &Tensor| t.square().sum(Kind::Float);
             optimizer.step(&(sum(&a) + sum(&b)), 0.1);
             assert!(!a.requires_grad() && a.double_value(&[0, 0]) == 1.0 && b.double_value(&[0, 0]) < 1.0);
@@ -463,7 +545,7 @@ mod tests {
         for (method, rate) in [(Method::Madgrad, 0.1), (Method::AdamW, 0.05), (Method::Sgd, 0.02)] {
             let (vs, value) = store();
             let settings = Settings { name: method, weight_decay: 0.0, ..Settings::default() };
-            let mut optimizer = settings.build(&vs);
+            let mut optimizer = settings.build(&vs, false);
             for _ in 0..300 {
                 optimizer.step(&(&value - 3.0).square().sum(Kind::Float), rate);
             }
