@@ -44,6 +44,8 @@ pub struct Position {
     pub samples: u64,
     /// Seconds spent.
     pub seconds: f64,
+    /// The best score so far and the epoch after which it was reached.
+    pub best: Option<(f64, u64)>,
 }
 
 const POSITION: &str = "position";
@@ -59,9 +61,10 @@ pub fn save(
     average: &nn::VarStore,
     optimizer: &dyn Optimizer,
 ) -> Result<()> {
-    let Position { step, samples, seconds } = position;
-    let mut tensors =
-        vec![(POSITION.to_owned(), Tensor::from_slice(&[step as f64, samples as f64, seconds]))];
+    let Position { step, samples, seconds, best } = position;
+    let (score, epoch) = best.unwrap_or((f64::NAN, 0));
+    let numbers = [step as f64, samples as f64, seconds, score, epoch as f64];
+    let mut tensors = vec![(POSITION.to_owned(), Tensor::from_slice(&numbers))];
     for (prefix, store) in [(LIVE, live), (AVERAGE, average)] {
         tensors
             .extend(store.variables().into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
@@ -93,9 +96,12 @@ pub fn load(
     let state = state.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
     ensure!(optimizer.restore(&state), "{}: its optimizer's state is of another network", named());
     let position = tensors.get(POSITION).with_context(|| format!("{}: there is no {POSITION}", named()))?;
-    ensure!(position.size() == [3], "{}: the position has the shape {:?}", named(), position.size());
+    // Older checkpoints do not say what was best.
+    let known = position.size();
+    ensure!(matches!(known[..], [3] | [5]), "{}: the position has the shape {known:?}", named());
     let at = |i| position.double_value(&[i]);
-    Ok(Position { step: at(0) as u64, samples: at(1) as u64, seconds: at(2) })
+    let best = (known == [5] && !at(3).is_nan()).then(|| (at(3), at(4) as u64));
+    Ok(Position { step: at(0) as u64, samples: at(1) as u64, seconds: at(2), best })
 }
 
 /// Writes a store's variables under their own names: what the exporter reads.
@@ -196,7 +202,7 @@ mod tests {
     fn a_run_resumes_where_it_was_saved() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
-        let position = Position { step: 12, samples: 768, seconds: 33.5 };
+        let position = Position { step: 12, samples: 768, seconds: 33.5, best: Some((0.75, 3)) };
         let trained = store(1.0);
         let mut optimizer = AdamW::new(&trained, 0.0);
         optimizer.step(&trained.variables()["conv.weight"].square().sum(Kind::Float), 0.1);

@@ -1,25 +1,24 @@
 mod archive;
-#[allow(dead_code, reason = "for the training commands of issue 3")]
 mod augment;
 mod checkpoint;
 mod classifier;
 mod detector;
 mod device;
 mod export;
-#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod interrupt;
+mod ledger;
 mod loss;
 mod mask_synthesis;
 mod measure;
 mod metrics;
-#[allow(dead_code, reason = "for the training commands of issue 3")]
 mod network;
-#[allow(dead_code, reason = "for the training commands of issue 3")]
 mod optimizer;
+mod output;
+mod plot;
 #[cfg(test)]
 mod python;
-#[allow(dead_code, reason = "for the training commands of issue 3")]
+mod revision;
 mod schedule;
-#[allow(dead_code, reason = "for the training commands of issue 3")]
 mod tensorboard;
 
 use anyhow::Result;
@@ -32,10 +31,25 @@ enum Command {
     Detector(detector::Options),
     /// Measure the face detector on the photos kept from its training
     EvaluateDetector(detector::EvaluateOptions),
-    /// Train the attribute classifier: mask, gender, age
-    Classifier(classifier::Options),
-    /// Measure the attribute classifier on the photos kept from its training
-    EvaluateClassifier(classifier::EvaluateOptions),
+    /// Count and draw what lies in a data folder
+    Eda(classifier::eda::Options),
+    /// Choose which persons are held out, stratified on gender and age group
+    Split(classifier::split::Options),
+    /// Print a recipe as a configuration that runs
+    Recipe(classifier::config::RecipeOptions),
+    /// Train the attribute classifier (mask, gender, age), or an ensemble
+    Classifier(Box<classifier::Options>),
+    /// Measure one or several classifiers, which vote, on the photos kept from training
+    #[command(visible_alias = "vote")]
+    EvaluateClassifier(classifier::ensemble::EvaluateOptions),
+    /// Answer for photos without labels: a submission CSV
+    Predict(classifier::ensemble::PredictOptions),
+    /// List, compare and draw runs
+    Ledger(ledger::LedgerOptions),
+    /// Change one variable at a time and print what each change did
+    Ablate(ledger::AblateOptions),
+    /// Run experiments in order of expected gain per cost
+    Queue(ledger::QueueOptions),
     /// Write trained weights as an ONNX file with its model card
     Export(export::Options),
     /// Measure the exported files through the runtime on photos kept from training
@@ -54,7 +68,14 @@ fn main() -> Result<()> {
         Command::Detector(options) => detector::train(&options),
         Command::EvaluateDetector(options) => detector::evaluate(&options),
         Command::Classifier(options) => classifier::train(&options),
-        Command::EvaluateClassifier(options) => classifier::evaluate(&options),
+        Command::Eda(options) => classifier::eda::eda(&options),
+        Command::Split(options) => classifier::split::split(&options),
+        Command::Recipe(options) => classifier::config::recipe(&options),
+        Command::EvaluateClassifier(options) => classifier::ensemble::evaluate(&options),
+        Command::Predict(options) => classifier::ensemble::predict(&options),
+        Command::Ledger(options) => ledger::ledger(&options),
+        Command::Ablate(options) => ledger::ablate(&options),
+        Command::Queue(options) => ledger::queue(&options),
         Command::Export(options) => export::export(&options),
         Command::Measure(options) => measure::measure(&options),
         Command::ContactSheet(options) => augment::contact_sheet(&options),

@@ -64,7 +64,8 @@ pub enum Equalisation {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Input {
-    /// Side of the network's input in pixels.
+    /// Side of the network's input in pixels: not a setting of its own, for a run goes through several.
+    #[serde(skip)]
     pub size: i64,
     /// Cuts the square around the face box out; else the whole picture is shown.
     pub centre_crop: bool,

@@ -13,7 +13,7 @@ use tch::Tensor;
 use super::{Augmentation, Equalisation, Input, Mix};
 use crate::{
     classifier::{
-        dataset::{read_pictures, to_pictures, to_tensor},
+        dataset::{PICTURE_SIDE, read_pictures, to_pictures, to_tensor},
         labels::{Face, read_all},
     },
     mask_synthesis::{Style, Wear, put_on, softness},
@@ -61,7 +61,7 @@ pub fn contact_sheet(options: &ContactSheetOptions) -> Result<()> {
 }
 
 fn sides(faces: &[Face]) -> Tensor {
-    Tensor::from_slice(&faces.iter().map(Face::side).collect::<Vec<_>>())
+    Tensor::from_slice(&faces.iter().map(|face| face.side(PICTURE_SIDE)).collect::<Vec<_>>())
 }
 
 /// Each augmentation alone and strong, and all as training has them.
@@ -252,6 +252,6 @@ mod tests {
         let options =
             ContactSheetOptions { data: folder.path().to_owned(), out, faces: 2, side: 32, seed: 1 };
         let error = contact_sheet(&options).unwrap_err().to_string();
-        assert!(error.contains("has no bare face with landmarks"), "{error}");
+        assert!(error.contains("holds no labelled faces"), "{error}");
     }
 }

@@ -243,13 +243,6 @@ impl ClassLoss {
     }
 }
 
-/// How many of `targets` there are of each of `classes` classes: what [`Settings::build`] takes.
-pub fn class_counts(targets: impl IntoIterator<Item = usize>, classes: usize) -> Vec<u64> {
-    let mut counts = vec![0; classes];
-    targets.into_iter().for_each(|target| counts[target] += 1);
-    counts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +364,7 @@ mod tests {
 
     #[test]
     fn classes_without_faces_weigh_nothing() {
-        assert_eq!(inverse_counts(&class_counts([0, 2, 2, 2], 3)), [4.0 / 3.0, 0.0, 4.0 / 9.0]);
+        assert_eq!(inverse_counts(&[1, 0, 3]), [4.0 / 3.0, 0.0, 4.0 / 9.0]);
         let effective = effective_number(&[7, 0, 7], 0.9);
         assert!((effective[0] - 1.5).abs() < 1e-12 && effective[1] == 0.0);
     }

@@ -85,6 +85,11 @@ impl Default for Wardrobe {
 }
 
 impl Wardrobe {
+    /// The part of the masks that is worn right.
+    pub fn worn_right(&self) -> f64 {
+        self.worn / (self.worn + self.below_nose + self.chin + self.one_ear)
+    }
+
     pub fn style(&self, rng: &mut impl Rng) -> Style {
         let Wardrobe { surgical, cloth, ffp2, dark, .. } = *self;
         draw(

@@ -16,9 +16,9 @@ use super::{Style, Wardrobe, Wear, put_on, softness};
 use crate::{
     augment::{Augmentation, Input},
     classifier::{
-        dataset::{read_pictures, to_pictures, to_tensor},
+        dataset::{PICTURE_SIDE, read_pictures, to_pictures, to_tensor},
         evaluate::INPUT_SIZE,
-        labels::{Face, read_all},
+        labels::read_all,
     },
 };
 
@@ -69,7 +69,7 @@ pub fn sheet(options: &SheetOptions) -> Result<()> {
     }
     if options.augmented {
         tch::manual_seed(options.seed as i64);
-        let sides: Vec<f32> = faces.iter().map(Face::side).collect();
+        let sides: Vec<f32> = faces.iter().map(|face| face.side(PICTURE_SIDE)).collect();
         let input = Input { size: i64::from(INPUT_SIZE), ..Input::default() };
         let inputs =
             Augmentation::default().apply(&to_tensor(&pictures), &Tensor::from_slice(&sides), &input);
