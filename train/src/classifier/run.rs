@@ -209,7 +209,6 @@ impl<'a> Trainer<'a> {
         let before = self.position.seconds;
         let mut saved = Instant::now();
         let mut means = Means::new(self.device());
-        let mut measured = None;
         entry.state = State::Finished;
         loop {
             let progress = self.progress(epoch_len);
@@ -236,7 +235,7 @@ impl<'a> Trainer<'a> {
             }
             let epoch = self.position.samples / epoch_len;
             if epoch > epochs_before {
-                measured = Some(self.measure(epoch, &mut means, entry)?);
+                self.measure(epoch, &mut means, entry)?;
             }
             if epoch > epochs_before || saved.elapsed() >= CHECKPOINT_EVERY {
                 self.save()?;
@@ -245,7 +244,8 @@ impl<'a> Trainer<'a> {
             }
         }
         bar.finish_and_clear();
-        if entry.state == State::Finished && measured.is_none_or(|step| step < self.position.step) {
+        // A run that was finished before has its figures already.
+        if entry.state == State::Finished && (means.batches > 0.0 || entry.last.is_none()) {
             self.measure(self.position.samples.div_ceil(epoch_len), &mut means, entry)?;
         }
         self.save()?;
@@ -305,8 +305,8 @@ impl<'a> Trainer<'a> {
         loss
     }
 
-    /// Measures the averaged weights, writes the figures, and keeps the weights if they are the best. Gives the step.
-    fn measure(&mut self, epoch: u64, means: &mut Means, entry: &mut Entry) -> Result<u64> {
+    /// Measures the averaged weights, writes the figures, and keeps the weights if they are the best.
+    fn measure(&mut self, epoch: u64, means: &mut Means, entry: &mut Entry) -> Result<()> {
         let train = std::mem::replace(means, Means::new(self.device())).read();
         self.finite(train.loss)?;
         let predictions = guarded(self.config, i64::from(self.config.size()), || {
@@ -353,7 +353,7 @@ impl<'a> Trainer<'a> {
         entry.last = Some(summary);
         entry.validation = report;
         entry.seconds = self.position.seconds;
-        Ok(self.position.step)
+        Ok(())
     }
 
     fn save(&self) -> Result<()> {
@@ -526,6 +526,15 @@ mod tests {
         let second = run(&config, &baseline, &stopped, &|_| false).unwrap();
         assert!(weights(&stopped) == weights(&straight));
         assert_eq!((second.last, second.best.map(|b| b.epoch)), (entry.last, entry.best.map(|b| b.epoch)));
+
+        // A finished run that is started again adds nothing.
+        let epochs = |folder: &Path| {
+            let log = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+            log.matches("\"event\":\"epoch\"").count()
+        };
+        run(&config, &baseline, &stopped, &|_| false).unwrap();
+        assert_eq!((epochs(&stopped), epochs(&straight)), (2, 2));
+        assert!(weights(&stopped) == weights(&straight));
     }
 
     #[test]
