@@ -357,7 +357,7 @@ struct Keys {
     /// Which photos are held out: a file of `mien-train split`
     #[arg(long)]
     split: Option<PathBuf>,
-    /// Part of the persons that is held out where there is no split file [0.1]
+    /// Part of the persons that is held out where there is no split file [default: 0.1]
     #[arg(long)]
     holdout: Option<f64>,
     /// Use only this many faces, drawn by lot
@@ -366,71 +366,72 @@ struct Keys {
     /// The age from which "60 and over" is taught, as 57; measuring keeps to 60
     #[arg(long)]
     old_from: Option<u8>,
-    /// How photos without a face box become squares [face]
+    /// How photos without a face box become squares [default: face]
     #[arg(long)]
     cut: Option<Cut>,
-    /// Part of the bare faces that get a painted mask [0.3]
+    /// Part of the bare faces that get a painted mask [default: 0.3]
     #[arg(long)]
     painted: Option<f64>,
     /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4 (tf_ before it for TensorFlow's padding), simple_cnn
-    /// [tf_efficientnet_lite0]
+    /// [default: tf_efficientnet_lite0]
     #[arg(long)]
     network: Option<String>,
-    /// What the network says of a face [three]
+    /// What the network says of a face [default: three]
     #[arg(long)]
     head: Option<Head>,
     /// Weights to start from, in timm's naming, as train/scripts/pretrained_lite0.py writes them
     #[arg(long)]
     pretrained: Option<PathBuf>,
-    /// Blocks, the stem first, that keep their weights [0]; 4 make a CPU 1.6 times as fast
+    /// Blocks, the stem first, that keep their weights [default: 0]; 4 make a CPU 1.6 times as fast
     #[arg(long)]
     frozen_blocks: Option<usize>,
-    /// Sides of the training pictures, each for an equal part of the run (progressive resizing) [80,96,112,112]
+    /// Sides of the training pictures, each for an equal part of the run (progressive resizing)
+    /// [default: 80,96,112,112]
     #[arg(long, value_delimiter = ',')]
     sizes: Option<Vec<i64>>,
-    /// Passes over the training faces [8]
+    /// Passes over the training faces [default: 8]
     #[arg(long)]
     epochs: Option<f64>,
     /// Finish after this many minutes, with fewer epochs if need be
     #[arg(long)]
     minutes: Option<f64>,
-    /// Faces that go through the network together [64]
+    /// Faces that go through the network together [default: 64]
     #[arg(long)]
     batch: Option<usize>,
-    /// Batches whose gradients make one step [1]
+    /// Batches whose gradients make one step [default: 1]
     #[arg(long)]
     accumulate: Option<u32>,
-    /// The largest learning rate [8e-4]
+    /// The largest learning rate [default: 8e-4]
     #[arg(long)]
     rate: Option<f64>,
-    /// [0.02]
+    /// [default: 0.02]
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// adamw, madgrad or sgd [adamw]
+    /// adamw, madgrad or sgd [default: adamw]
     #[arg(long)]
     optimizer: Option<String>,
-    /// cosine, step or constant [cosine]
+    /// cosine, step or constant [default: cosine]
     #[arg(long)]
     schedule: Option<String>,
-    /// ce, weighted-ce, effective-ce, focal, smooth, f1, or a sum as ce+f1 [ce]
+    /// ce, weighted-ce, effective-ce, focal, smooth, f1, or a sum as ce+f1 [default: ce]
     #[arg(long)]
     loss: Option<String>,
     /// Half precision where it is safe, on CUDA
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     mixed_precision: Option<bool>,
-    /// What the best checkpoint is best by [macro_f1]
+    /// What the best checkpoint is best by [default: macro_f1]
     #[arg(long)]
     metric: Option<Metric>,
-    /// Stop after this many epochs without a better one [0: never]
+    /// Stop after this many epochs without a better one [default: 0, never]
     #[arg(long)]
     patience: Option<u64>,
-    /// [1]
+    /// [default: 1]
     #[arg(long)]
     seed: Option<u64>,
-    /// cpu, or cuda:0 [cpu]
+    /// cpu, or cuda:0 [default: cpu]
     #[arg(long)]
     device: Option<String>,
-    /// CPU threads of libtorch [1]
+    /// CPU threads of libtorch [default: 1]
     #[arg(long)]
     threads: Option<i32>,
 }

@@ -51,10 +51,10 @@ pub struct Voters {
     /// each is shown the faces as it was trained to see them
     #[arg(long, required = true, num_args = 1..)]
     weights: Vec<PathBuf>,
-    /// How they agree [an ensemble's own way, or soft]
+    /// How they agree [default: an ensemble's own way, or soft]
     #[arg(long)]
     vote: Option<Vote>,
-    /// What each one's vote counts, as 2,1,1 [1 each]
+    /// What each one's vote counts, as 2,1,1 [default: 1 each]
     #[arg(long, value_delimiter = ',')]
     shares: Vec<f32>,
     /// Show each network every face once more in the mirror
@@ -137,7 +137,7 @@ pub struct EvaluateOptions {
     data: PathBuf,
     #[command(flatten)]
     voters: Voters,
-    /// Which photos are held out [split.json beside the first weights]
+    /// Which photos are held out [default: split.json beside the first weights]
     #[arg(long)]
     split: Option<PathBuf>,
     /// Measure on all photos: a test set that no run has seen

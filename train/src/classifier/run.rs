@@ -44,7 +44,8 @@ pub struct Options {
     /// Where to write; a run that stopped there goes on from its last checkpoint
     #[arg(long)]
     out: PathBuf,
-    /// The run's folder or configuration with which the ledger compares this run [what the program does unasked]
+    /// The run's folder or configuration with which the ledger compares this run
+    /// [default: what the program does unasked]
     #[arg(long)]
     baseline: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! The ledger: what every run was, what it had otherwise than its baseline, and what came of it.
 //!
 //! A run's folder holds its [`Entry`] as `run.json` beside its metrics. Experiments that change one variable at a
-//! time ([`ablate`]) and queues of them ([`queue`]) are folders of runs.
+//! time ([`mod@ablate`]) and queues of them ([`mod@queue`]) are folders of runs.
 
 mod ablate;
 mod queue;
