@@ -15,6 +15,7 @@ mod loss;
 pub mod network;
 mod run;
 mod scenes;
+mod warm_start;
 
 pub use evaluate::{EvaluateOptions, Reports, evaluate, find, letterbox, reports, stack};
 pub use run::{Options, train};

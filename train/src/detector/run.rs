@@ -21,6 +21,7 @@ use super::{
     loss::{Loss, loss},
     network::{Network, normalise},
     scenes::{Scene, Split, read_marks, read_scenes},
+    warm_start::warm_start,
 };
 use crate::optimizer::{AdamW, Optimizer};
 
@@ -32,6 +33,9 @@ pub struct Options {
     /// Where to write; a run that stopped there goes on from its last whole epoch
     #[arg(long)]
     out: PathBuf,
+    /// Weights to start from; separable convolutions that they lack begin as identities
+    #[arg(long)]
+    warm_start: Option<PathBuf>,
     /// Passes over the training photos
     #[arg(long, default_value_t = 40)]
     epochs: u32,
@@ -129,6 +133,9 @@ pub fn train(options: &Options) -> Result<()> {
     ensure!(steps > 0, "--batch {}: there are only {} photos to train on", options.batch, training.len());
 
     let mut run = Run::new(options);
+    if let Some(path) = &options.warm_start {
+        run.warm_start(path)?;
+    }
     let first = run.resume(&options.out)?;
     let schedule = Schedule::new(options, first);
     for epoch in first..options.epochs {
@@ -228,6 +235,11 @@ impl Run {
         average.vs.freeze();
         let adam = AdamW::new(&current.vs, options.weight_decay);
         Self { current, average, adam, steps: 0 }
+    }
+
+    fn warm_start(&mut self, path: &Path) -> Result<()> {
+        warm_start(path, &self.current.vs)?;
+        warm_start(path, &self.average.vs)
     }
 
     /// One pass over `scenes`, or what the schedule leaves of it; nothing if that is nothing.
@@ -374,6 +386,7 @@ mod tests {
         Options {
             data: PathBuf::new(),
             out: out.to_owned(),
+            warm_start: None,
             epochs: 4,
             minutes: None,
             batch: 2,
