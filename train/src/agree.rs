@@ -13,7 +13,7 @@ use mien::{
 use serde_json::json;
 use tch::Device;
 
-use crate::classifier::{evaluate::Validation, labels};
+use crate::classifier::{evaluate::Validation, labels, split::Split};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -88,9 +88,9 @@ pub fn agree(options: &Options) -> Result<()> {
 }
 
 fn crops(options: &Options) -> Result<Vec<Picture>> {
-    let split = labels::Split { seed: 1, holdout: 0.1 };
-    let mut faces = labels::read_all(&options.data)?;
-    faces.retain(|face| split.holds_out(&face.photo));
+    let faces = labels::read_all(&options.data)?;
+    // As in the shipped classifier's training run.
+    let (faces, _) = Split::by_hash(&faces, 1, 0.1).partition(faces);
     let step = (faces.len() / options.faces.max(1)).max(1);
     let faces = faces.into_iter().step_by(step).take(options.faces).collect();
     Validation::load(&options.data, faces, Device::Cpu)?.crops()

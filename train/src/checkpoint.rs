@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tch::{Tensor, nn, no_grad};
 
-use crate::adamw::AdamW;
+use crate::optimizer::Optimizer;
 
 /// Exponential moving average of a store's variables (batch norm statistics included) in a second store.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Position {
     pub samples: u64,
     /// Seconds spent.
     pub seconds: f64,
+    /// The best score so far and the epoch after which it was reached.
+    pub best: Option<(f64, u64)>,
 }
 
 const POSITION: &str = "position";
@@ -57,11 +59,12 @@ pub fn save(
     position: Position,
     live: &nn::VarStore,
     average: &nn::VarStore,
-    optimizer: &AdamW,
+    optimizer: &dyn Optimizer,
 ) -> Result<()> {
-    let Position { step, samples, seconds } = position;
-    let mut tensors =
-        vec![(POSITION.to_owned(), Tensor::from_slice(&[step as f64, samples as f64, seconds]))];
+    let Position { step, samples, seconds, best } = position;
+    let (score, epoch) = best.unwrap_or((f64::NAN, 0));
+    let numbers = [step as f64, samples as f64, seconds, score, epoch as f64];
+    let mut tensors = vec![(POSITION.to_owned(), Tensor::from_slice(&numbers))];
     for (prefix, store) in [(LIVE, live), (AVERAGE, average)] {
         tensors
             .extend(store.variables().into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
@@ -76,7 +79,7 @@ pub fn load(
     path: &Path,
     live: &mut nn::VarStore,
     average: &mut nn::VarStore,
-    optimizer: &mut AdamW,
+    optimizer: &mut dyn Optimizer,
 ) -> Result<Position> {
     let named = || format!("reading the checkpoint {}", path.display());
     let tensors: std::collections::HashMap<_, _> =
@@ -93,9 +96,12 @@ pub fn load(
     let state = state.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
     ensure!(optimizer.restore(&state), "{}: its optimizer's state is of another network", named());
     let position = tensors.get(POSITION).with_context(|| format!("{}: there is no {POSITION}", named()))?;
-    ensure!(position.size() == [3], "{}: the position has the shape {:?}", named(), position.size());
+    // Older checkpoints do not say what was best.
+    let known = position.size();
+    ensure!(matches!(known[..], [3] | [5]), "{}: the position has the shape {known:?}", named());
     let at = |i| position.double_value(&[i]);
-    Ok(Position { step: at(0) as u64, samples: at(1) as u64, seconds: at(2) })
+    let best = (known == [5] && !at(3).is_nan()).then(|| (at(3), at(4) as u64));
+    Ok(Position { step: at(0) as u64, samples: at(1) as u64, seconds: at(2), best })
 }
 
 /// Writes a store's variables under their own names: what the exporter reads.
@@ -114,22 +120,70 @@ fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     std::fs::rename(&partial, path).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Loads ImageNet weights into all of a network but its classifier.
-pub fn load_pretrained(path: &Path, store: &mut nn::VarStore, classifier: &str) -> Result<()> {
-    let missing = store.load_partial(path).with_context(|| {
-        format!(
-            "reading the ImageNet weights {}; train/scripts/pretrained_lite0.py writes them",
-            path.display()
-        )
-    })?;
-    let other: Vec<&String> = missing.iter().filter(|name| !name.starts_with(classifier)).collect();
-    ensure!(other.is_empty(), "{} lacks {other:?}; it must hold the same network", path.display());
-    Ok(())
+/// What a file of weights had for a network.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The network's variables that the file lacks.
+    pub missing: Vec<String>,
+    /// The file's tensors that the network has no use for.
+    pub unexpected: Vec<String>,
+    /// The classifier's variables that the file holds for other classes.
+    pub changed: Vec<String>,
+}
+
+/// Loads weights into a network's variables of the same names. The variables under `classifier` may be missing or of
+/// another shape, and then keep their values; those of the backbone must all be there.
+pub fn load_pretrained(path: &Path, store: &mut nn::VarStore, classifier: &str) -> Result<Loaded> {
+    let named = || format!("reading the pretrained weights {}", path.display());
+    let mut tensors: std::collections::HashMap<_, _> =
+        Tensor::read_safetensors(path).with_context(named)?.into_iter().collect();
+    let mut loaded = Loaded::default();
+    let mut misfits = Vec::new();
+    let of_classifier = |name: &str| name.strip_prefix(classifier).is_some_and(|rest| rest.starts_with('.'));
+    let mut matched = Vec::new();
+    for (name, variable) in store.variables() {
+        match tensors.remove(&name) {
+            None => loaded.missing.push(name),
+            Some(tensor) if tensor.size() == variable.size() => matched.push((variable, tensor)),
+            Some(_) if of_classifier(&name) => loaded.changed.push(name),
+            Some(tensor) => misfits.push(format!("{name} {:?} for {:?}", tensor.size(), variable.size())),
+        }
+    }
+    // PyTorch counts batches beside each batch norm; the momentum here does not depend on it.
+    loaded.unexpected = tensors.into_keys().filter(|name| !name.ends_with(".num_batches_tracked")).collect();
+    for names in [&mut loaded.missing, &mut loaded.unexpected, &mut loaded.changed, &mut misfits] {
+        names.sort();
+    }
+    let lacking: Vec<&String> = loaded.missing.iter().filter(|name| !of_classifier(name)).collect();
+    ensure!(
+        lacking.is_empty() && misfits.is_empty(),
+        "{} is not of this network: it lacks {}, has {} that the network lacks, and of another shape {}",
+        path.display(),
+        listed(&lacking),
+        listed(&loaded.unexpected),
+        listed(&misfits)
+    );
+    for (mut variable, tensor) in matched {
+        no_grad(|| variable.f_copy_(&tensor)).with_context(named)?;
+    }
+    Ok(loaded)
+}
+
+/// The first names of a list and how many there are.
+fn listed(names: &[impl AsRef<str>]) -> String {
+    const SHOWN: usize = 8;
+    let first: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    match names.len() {
+        0 => "nothing".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", first.join(", "), n - SHOWN),
+        _ => first.join(", "),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::AdamW;
     use tch::{Device, Kind};
 
     fn store(value: f64) -> nn::VarStore {
@@ -148,7 +202,7 @@ mod tests {
     fn a_run_resumes_where_it_was_saved() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
-        let position = Position { step: 12, samples: 768, seconds: 33.5 };
+        let position = Position { step: 12, samples: 768, seconds: 33.5, best: Some((0.75, 3)) };
         let trained = store(1.0);
         let mut optimizer = AdamW::new(&trained, 0.0);
         optimizer.step(&trained.variables()["conv.weight"].square().sum(Kind::Float), 0.1);
@@ -185,5 +239,47 @@ mod tests {
         assert!((weight(&average) - 0.1).abs() < 1e-6);
         ema.update(1000);
         assert!((weight(&average) - 0.19).abs() < 1e-6);
+    }
+
+    #[test]
+    fn pretrained_weights_load_by_name_under_a_changed_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pretrained.safetensors");
+        let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+        let tensors = [
+            ("conv.weight", ones(&[4, 2])),
+            ("bn.running_mean", ones(&[4])),
+            ("bn.num_batches_tracked", Tensor::from_slice(&[7i64])),
+            ("head.weight", ones(&[1000, 4])),
+            ("extra.weight", ones(&[1])),
+        ];
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        let mut target = store(0.0);
+        let _ = (&target.root() / "head").var("weight", &[18, 4], nn::Init::Const(0.5));
+        let _ = (&target.root() / "head").var("bias", &[18], nn::Init::Const(0.5));
+        let loaded = load_pretrained(&path, &mut target, "head").unwrap();
+        assert_eq!(loaded.missing, ["head.bias"]);
+        assert_eq!(loaded.unexpected, ["extra.weight"]);
+        assert_eq!(loaded.changed, ["head.weight"]);
+        assert_eq!((weight(&target), target.variables()["head.weight"].double_value(&[0, 0])), (1.0, 0.5));
+    }
+
+    #[test]
+    fn pretrained_weights_of_another_backbone_are_refused_and_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pretrained.safetensors");
+        let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+        let tensors =
+            [("conv.weight", ones(&[4, 2])), ("stem.weight", ones(&[1])), ("bn.running_mean", ones(&[5]))];
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        let mut target = store(0.0);
+        let _ = (&target.root() / "conv").var("bias", &[4], nn::Init::Const(0.0));
+        let error = load_pretrained(&path, &mut target, "head").unwrap_err().to_string();
+        assert!(
+            error.contains("lacks conv.bias, has stem.weight")
+                && error.contains("another shape bn.running_mean [5] for [4]"),
+            "{error}"
+        );
+        assert_eq!(weight(&target), 0.0);
     }
 }

@@ -1,15 +1,26 @@
-mod adamw;
 mod agree;
 mod archive;
+mod augment;
 mod checkpoint;
 mod classifier;
 mod detector;
 mod device;
-mod efficientnet;
 mod export;
+mod interrupt;
+mod ledger;
+mod loss;
 mod mask_synthesis;
 mod measure;
 mod metrics;
+mod network;
+mod optimizer;
+mod output;
+mod plot;
+#[cfg(test)]
+mod python;
+mod revision;
+mod schedule;
+mod tensorboard;
 
 use anyhow::Result;
 use clap::Parser;
@@ -21,16 +32,33 @@ enum Command {
     Detector(detector::Options),
     /// Measure the face detector on the photos kept from its training
     EvaluateDetector(detector::EvaluateOptions),
-    /// Train the attribute classifier: mask, gender, age
-    Classifier(classifier::Options),
-    /// Measure the attribute classifier on the photos kept from its training
-    EvaluateClassifier(classifier::EvaluateOptions),
+    /// Count and draw what lies in a data folder
+    Eda(classifier::eda::Options),
+    /// Choose which persons are held out, stratified on gender and age group
+    Split(classifier::split::Options),
+    /// Print a recipe as a configuration that runs
+    Recipe(classifier::config::RecipeOptions),
+    /// Train the attribute classifier (mask, gender, age), or an ensemble
+    Classifier(Box<classifier::Options>),
+    /// Measure one or several classifiers, which vote, on the photos kept from training
+    #[command(visible_alias = "vote")]
+    EvaluateClassifier(classifier::ensemble::EvaluateOptions),
+    /// Answer for photos without labels: a submission CSV
+    Predict(classifier::ensemble::PredictOptions),
+    /// List, compare and draw runs
+    Ledger(ledger::LedgerOptions),
+    /// Change one variable at a time and print what each change did
+    Ablate(ledger::AblateOptions),
+    /// Run experiments in order of expected gain per cost
+    Queue(ledger::QueueOptions),
     /// Write trained weights as an ONNX file with its model card
     Export(export::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
     /// Compare mien's engine with onnxruntime on real faces
     Agree(agree::Options),
+    /// Show what each augmentation and each painted mask does to faces of the data packs
+    ContactSheet(augment::ContactSheetOptions),
     /// Paint masks on faces of the data packs and show them side by side
     Masks(mask_synthesis::SheetOptions),
     /// Paint a mask on the face in a picture
@@ -43,10 +71,18 @@ fn main() -> Result<()> {
         Command::Detector(options) => detector::train(&options),
         Command::EvaluateDetector(options) => detector::evaluate(&options),
         Command::Classifier(options) => classifier::train(&options),
-        Command::EvaluateClassifier(options) => classifier::evaluate(&options),
+        Command::Eda(options) => classifier::eda::eda(&options),
+        Command::Split(options) => classifier::split::split(&options),
+        Command::Recipe(options) => classifier::config::recipe(&options),
+        Command::EvaluateClassifier(options) => classifier::ensemble::evaluate(&options),
+        Command::Predict(options) => classifier::ensemble::predict(&options),
+        Command::Ledger(options) => ledger::ledger(&options),
+        Command::Ablate(options) => ledger::ablate(&options),
+        Command::Queue(options) => ledger::queue(&options),
         Command::Export(options) => export::export(&options),
         Command::Measure(options) => measure::measure(&options),
         Command::Agree(options) => agree::agree(&options),
+        Command::ContactSheet(options) => augment::contact_sheet(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),
         Command::MaskPhoto(options) => mask_synthesis::photo(&options),
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tch::Device;
 
 use crate::{
-    classifier::{evaluate::Validation, labels},
+    classifier::{evaluate::Validation, labels, split::Split},
     detector,
 };
 
@@ -84,10 +84,9 @@ fn scenes(options: &Options) -> Result<serde_json::Value> {
 fn faces(options: &Options) -> Result<serde_json::Value> {
     let model = Model::attributes(Some(&options.models))?;
     let mut classifier = Classifier::new(&model, EngineKind::default())?;
-    let split = labels::Split { seed: options.classifier_seed, holdout: options.holdout };
-    let mut faces = labels::read_all(&options.data)?;
-    faces.retain(|face| split.holds_out(&face.photo));
-    let validation = Validation::load(&options.data, faces, Device::Cpu)?;
+    let faces = labels::read_all(&options.data)?;
+    let split = Split::by_hash(&faces, options.classifier_seed, options.holdout);
+    let validation = Validation::load(&options.data, split.partition(faces).0, Device::Cpu)?;
     let crops = validation.crops()?;
     let progress = ProgressBar::new(crops.len() as u64).with_message("classifying faces");
     let answers: Vec<_> = crops

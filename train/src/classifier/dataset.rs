@@ -1,17 +1,28 @@
-//! Faces in memory: all pictures as one tensor of bytes on the training device, their labels beside it.
+//! Faces in memory: all pictures as one tensor of bytes, their labels beside it.
 
-use std::path::Path;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::Cursor,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use image::{DynamicImage, ImageDecoder, ImageReader};
 use mien::{
     attributes::{AgeGroup, Mask},
+    detect::Detector,
+    engine::EngineKind,
     frame::Picture,
+    geometry::{Rect, crop, crop_square, resample},
+    models::Model,
 };
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    labels::{Face, PICTURE_SIDE, Set},
-    loss::Labels,
+    labels::{CROP, Face, Set, taught_age},
+    objective::Labels,
 };
 use crate::archive::read_tar;
 
@@ -20,55 +31,286 @@ const SYNTHETIC_WEIGHT: f32 = 0.5;
 /// People of 60 and more are one in fourteen.
 const OLD_WEIGHT: f32 = 1.5;
 
+/// How a photo becomes a square picture. Pictures whose table has a face box are cut already, and stay whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Cut {
+    /// Around the largest face that mien's detector finds, as the camera's faces are; the centre where it finds none
+    Face,
+    /// The largest square in the middle
+    Centre,
+    /// All of it, squeezed to a square
+    Whole,
+}
+
+/// The side of a cut picture over the longer side of the face box: room for shifts, turns and wider crops.
+const MARGIN: f32 = 1.3;
+
+/// Which squares are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Framing {
+    pub cut: Cut,
+    /// Their side in pixels.
+    pub side: u32,
+}
+
+/// Side of the data packs' pictures.
+pub const PICTURE_SIDE: u32 = 128;
+
+impl Framing {
+    /// Squares with the pixels that a network with inputs of `size` can use of `faces`.
+    pub fn of(faces: &[Face], cut: Cut, size: u32) -> Framing {
+        let uncut = faces.iter().any(|face| face.size.is_none());
+        let wanted = if uncut { (size as f32 * MARGIN / CROP).ceil() as u32 } else { 0 };
+        Framing { cut, side: wanted.max(PICTURE_SIDE) }
+    }
+}
+
+/// Square pictures of faces, whose boxes and landmarks are in pixels of them.
+#[derive(Debug, Default)]
+pub struct Pictures {
+    pub faces: Vec<Face>,
+    pub pictures: Vec<Picture>,
+    /// Pictures that were left out because they could not be read.
+    pub unreadable: usize,
+}
+
+/// Reads and cuts the pictures of `faces` in `data`. Unreadable ones are named in the log and left out.
+///
+/// # Errors
+/// When an archive is missing, or more than half of the pictures are unreadable.
+pub fn read(data: &Path, faces: Vec<Face>, framing: Framing) -> Result<Pictures> {
+    let stores = stores(data, &faces)?;
+    let total = faces.len();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts: Vec<Result<Pictures>> = std::thread::scope(|scope| {
+        let parts = faces.chunks(total.div_ceil(workers).max(1));
+        let stores = &stores;
+        let work = parts.map(|part| scope.spawn(move || Cutter::new(framing).cut_all(stores, part)));
+        let work: Vec<_> = work.collect();
+        work.into_iter()
+            .map(|part| part.join().map_err(|_| anyhow::anyhow!("reading pictures stopped"))?)
+            .collect()
+    });
+    let mut all = Pictures::default();
+    for part in parts {
+        let Pictures { faces, pictures, unreadable } = part?;
+        all.faces.extend(faces);
+        all.pictures.extend(pictures);
+        all.unreadable += unreadable;
+    }
+    ensure!(
+        all.unreadable * 2 <= total,
+        "{} of {total} pictures in {} cannot be read; the log above names them",
+        all.unreadable,
+        data.display()
+    );
+    Ok(all)
+}
+
+/// The pictures of data packs' `faces`, in their order.
+pub fn read_pictures(data: &Path, faces: &[Face]) -> Result<Vec<Picture>> {
+    let read = read(data, faces.to_vec(), Framing::of(faces, Cut::Centre, PICTURE_SIDE))?;
+    ensure!(read.unreadable == 0, "{} pictures in {} cannot be read", read.unreadable, data.display());
+    Ok(read.pictures)
+}
+
+/// How many pictures there are of each size, `width×height`, and how many cannot be read.
+pub fn picture_sizes(data: &Path, faces: &[Face]) -> Result<(BTreeMap<String, usize>, usize)> {
+    let stores = stores(data, faces)?;
+    let (mut sizes, mut unreadable) = (BTreeMap::new(), 0);
+    for face in faces {
+        let size = stores[&face.set].read(&face.file).and_then(|bytes| {
+            Ok(ImageReader::new(Cursor::new(bytes)).with_guessed_format()?.into_dimensions()?)
+        });
+        match size {
+            Ok((w, h)) => *sizes.entry(format!("{w}×{h}")).or_default() += 1,
+            Err(error) => {
+                log::warn!("{}: {error:#}", face.file);
+                unreadable += 1;
+            }
+        }
+    }
+    Ok((sizes, unreadable))
+}
+
+fn stores(data: &Path, faces: &[Face]) -> Result<HashMap<Set, Store>> {
+    let sets: BTreeSet<Set> = faces.iter().map(|face| face.set.clone()).collect();
+    sets.into_iter().map(|set| Ok((set.clone(), Store::open(data, &set)?))).collect()
+}
+
+/// Where the pictures of a set are.
+enum Store {
+    Archive { path: PathBuf, files: HashMap<String, Vec<u8>> },
+    Folder(PathBuf),
+}
+
+impl Store {
+    /// Of a set without a name, files are paths from `data`.
+    fn open(data: &Path, set: &Set) -> Result<Store> {
+        if set.name().is_empty() {
+            return Ok(Store::Folder(data.to_owned()));
+        }
+        let folder = if data.is_file() { data.parent().unwrap_or(Path::new(".")) } else { data };
+        let path = folder.join(format!("{}.tar", set.name()));
+        if path.exists() {
+            return Ok(Store::Archive { files: read_tar(&path)?, path });
+        }
+        ensure!(
+            matches!(set, Set::Other(_)) || folder.join(set.name()).is_dir(),
+            "there is neither {} nor a folder {} beside it",
+            path.display(),
+            set.name()
+        );
+        let own = folder.join(set.name());
+        Ok(Store::Folder(if own.is_dir() { own } else { folder.to_owned() }))
+    }
+
+    fn read(&self, file: &str) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Store::Archive { path, files } => {
+                let bytes = files.get(file).map(|bytes| Cow::Borrowed(bytes.as_slice()));
+                bytes.with_context(|| format!("there is no {file} in {}", path.display()))
+            }
+            Store::Folder(folder) => {
+                let path = folder.join(file);
+                Ok(Cow::Owned(std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?))
+            }
+        }
+    }
+}
+
+/// A picture upright, as its EXIF orientation says.
+pub fn decode(bytes: &[u8]) -> Result<Picture> {
+    let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?.into_decoder()?;
+    let orientation = decoder.orientation()?;
+    let mut picture = DynamicImage::from_decoder(decoder)?;
+    picture.apply_orientation(orientation);
+    ensure!(picture.width() > 0 && picture.height() > 0, "the picture is empty");
+    Ok(picture.into_rgb8())
+}
+
+/// Makes squares of photos.
+struct Cutter {
+    framing: Framing,
+    /// Loaded for the first photo that needs it.
+    detector: Option<Detector>,
+}
+
+/// The longer side of a photo as the detector sees it.
+const DETECT_SIDE: u32 = 320;
+
+impl Cutter {
+    fn new(framing: Framing) -> Cutter {
+        Cutter { framing, detector: None }
+    }
+
+    /// The largest face in a photo.
+    fn find(&mut self, photo: &Picture) -> Result<Option<mien::detect::Face>> {
+        let detector = match &mut self.detector {
+            Some(detector) => detector,
+            none => {
+                none.insert(Detector::new(&Model::face(None)?, EngineKind::default(), DETECT_SIDE, None)?)
+            }
+        };
+        Ok(detector.detect(photo)?.into_iter().max_by(|a, b| a.rect.area().total_cmp(&b.rect.area())))
+    }
+
+    fn cut_all(&mut self, stores: &HashMap<Set, Store>, faces: &[Face]) -> Result<Pictures> {
+        let mut all = Pictures::default();
+        for face in faces {
+            let picture = stores[&face.set]
+                .read(&face.file)
+                .and_then(|bytes| decode(&bytes).with_context(|| face.file.clone()));
+            match picture {
+                Ok(picture) => {
+                    let mut face = face.clone();
+                    all.pictures.push(self.cut(&picture, &mut face)?);
+                    all.faces.push(face);
+                }
+                Err(error) => {
+                    log::warn!("left out: {error:#}");
+                    all.unreadable += 1;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The square of a photo; the face's box and landmarks move with it.
+    fn cut(&mut self, photo: &Picture, face: &mut Face) -> Result<Picture> {
+        let side = self.framing.side;
+        let (w, h) = (photo.width() as f32, photo.height() as f32);
+        let whole = Rect::new(0.0, 0.0, w, h);
+        if face.size.is_some() {
+            place(face, &whole, side);
+            return Ok(if photo.dimensions() == (side, side) {
+                photo.clone()
+            } else {
+                resample(photo, &whole, side, side)
+            });
+        }
+        if self.framing.cut == Cut::Face
+            && let Some(found) = self.find(photo)?
+        {
+            let square = crop_square(&found.rect, MARGIN);
+            face.size = Some([found.rect.w, found.rect.h]);
+            face.landmarks = face.landmarks.or(Some(found.landmarks));
+            face.source_side = square.w;
+            place(face, &square, side);
+            return Ok(crop(photo, &square, side));
+        }
+        let part = match self.framing.cut {
+            Cut::Whole => whole,
+            Cut::Face | Cut::Centre => {
+                let short = w.min(h);
+                Rect::new((w - short) / 2.0, (h - short) / 2.0, short, short)
+            }
+        };
+        face.source_side = part.w.min(part.h);
+        place(face, &part, side);
+        Ok(resample(photo, &part, side, side))
+    }
+}
+
+/// Brings a face's box and landmarks from a photo to the picture of `side` pixels that is made of its `part`.
+fn place(face: &mut Face, part: &Rect, side: u32) {
+    let (kx, ky) = (side as f32 / part.w, side as f32 / part.h);
+    face.size = face.size.map(|[w, h]| [w * kx, h * ky]);
+    face.landmarks = face.landmarks.map(|points| points.map(|[x, y]| [(x - part.x) * kx, (y - part.y) * ky]));
+}
+
 /// Pictures and labels of many faces.
 #[derive(Debug)]
 pub struct Dataset {
     pub faces: Vec<Face>,
-    /// `[N, 128, 128, 3]` bytes.
+    /// `[N, side, side, 3]` bytes, in the CPU's memory.
     pub images: Tensor,
     pub labels: Labels,
     /// The longer side of each face box in pixels, `[N]`.
     pub sides: Tensor,
+    pub unreadable: usize,
 }
 
 impl Dataset {
-    /// Decodes the pictures of `faces` from the archives in `folder`.
-    pub fn load(folder: &Path, faces: Vec<Face>, device: Device) -> Result<Dataset> {
-        let images = to_tensor(&read_pictures(folder, &faces)?);
-        let sides: Vec<f32> = faces.iter().map(Face::side).collect();
+    /// Reads the pictures of `faces`; labels go to `device`. `old_from` as for [`taught_age`].
+    pub fn load(
+        data: &Path,
+        faces: Vec<Face>,
+        framing: Framing,
+        old_from: u8,
+        device: Device,
+    ) -> Result<Dataset> {
+        let Pictures { faces, pictures, unreadable } = read(data, faces, framing)?;
+        let sides: Vec<f32> = faces.iter().map(|face| face.side(framing.side)).collect();
         Ok(Dataset {
-            images: images.to_device(device),
-            labels: labels(&faces, device),
+            images: to_tensor(&pictures),
+            labels: labels(&faces, old_from, device),
             sides: Tensor::from_slice(&sides).to_device(device),
             faces,
+            unreadable,
         })
     }
-}
-
-/// The pictures of `faces`, in their order.
-pub fn read_pictures(folder: &Path, faces: &[Face]) -> Result<Vec<Picture>> {
-    let mut pictures = vec![Picture::default(); faces.len()];
-    for set in Set::ALL {
-        if !faces.iter().any(|f| f.set == set) {
-            continue;
-        }
-        let path = folder.join(format!("{}.tar", set.name()));
-        let mut files = read_tar(&path)?;
-        for (face, picture) in faces.iter().zip(&mut pictures).filter(|(f, _)| f.set == set) {
-            let named = || format!("{} in {}", face.file, path.display());
-            let bytes = files.remove(&face.file).with_context(|| format!("there is no {}", named()))?;
-            *picture = image::load_from_memory(&bytes).with_context(named)?.into_rgb8();
-            let size = picture.dimensions();
-            anyhow::ensure!(
-                size == (PICTURE_SIDE, PICTURE_SIDE),
-                "{} is {}×{}; it must be {PICTURE_SIDE}×{PICTURE_SIDE}",
-                named(),
-                size.0,
-                size.1
-            );
-        }
-    }
-    Ok(pictures)
 }
 
 /// Square pictures of one size as bytes `[N, side, side, 3]`.
@@ -97,23 +339,26 @@ pub fn to_pictures(inputs: &Tensor) -> Result<Vec<Picture>> {
     pictures.collect()
 }
 
-fn labels(faces: &[Face], device: Device) -> Labels {
+fn labels(faces: &[Face], old_from: u8, device: Device) -> Labels {
     let floats = |f: &dyn Fn(&Face) -> f32| {
         Tensor::from_slice(&faces.iter().map(f).collect::<Vec<_>>()).to_device(device)
     };
     let indices = |f: &dyn Fn(&Face) -> i64| {
         Tensor::from_slice(&faces.iter().map(f).collect::<Vec<_>>()).to_device(device)
     };
+    let age = |face: &Face| face.age.as_ref().map(|age| taught_age(age, old_from));
+    let group = move |face: &Face| age(face).map(|age| AgeGroup::of_years(f32::from(*age.start())));
     Labels {
         mask: indices(&|f| f.mask as i64),
         mask_weight: floats(&|f| if f.synthetic { SYNTHETIC_WEIGHT } else { 1.0 }),
         gender: indices(&|f| f.gender.map_or(0, |g| g as i64)),
         gender_weight: floats(&|f| f32::from(u8::from(f.gender.is_some()))),
-        age_low: floats(&|f| f.age.as_ref().map_or(0.0, |a| f32::from(*a.start()))),
-        age_high: floats(&|f| f.age.as_ref().map_or(0.0, |a| f32::from(*a.end()))),
-        age_weight: floats(&|f| match &f.age {
+        age_group: indices(&|f| group(f).map_or(0, |g| g as i64)),
+        age_low: floats(&|f| age(f).map_or(0.0, |a| f32::from(*a.start()))),
+        age_high: floats(&|f| age(f).map_or(0.0, |a| f32::from(*a.end()))),
+        age_weight: floats(&|f| match group(f) {
             None => 0.0,
-            Some(age) if AgeGroup::of_years(f32::from(*age.start())) == AgeGroup::From60 => OLD_WEIGHT,
+            Some(AgeGroup::From60) => OLD_WEIGHT,
             Some(_) => 1.0,
         }),
     }
@@ -121,16 +366,22 @@ fn labels(faces: &[Face], device: Device) -> Labels {
 
 /// How often a face is shown per epoch: photos of masks are few, wrongly worn ones fewest.
 pub fn repeats(face: &Face) -> usize {
-    match (face.set, face.mask) {
+    match (&face.set, face.mask) {
         (Set::Masks, Mask::Wrong) if !face.synthetic => 6,
         (Set::Masks, Mask::Worn) if !face.synthetic => 2,
         _ => 1,
     }
 }
 
+/// Whether a mask may be painted on a face: it is bare, and gender or age make the picture worth it.
+pub fn paintable(face: &Face) -> bool {
+    face.mask == Mask::None && face.landmarks.is_some() && (face.gender.is_some() || face.age.is_some())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::labels::read_all, *};
+    use crate::classifier::labels::tests_support::{face, tree};
 
     #[test]
     fn inputs_are_scaled_as_the_network_expects() {
@@ -140,5 +391,49 @@ mod tests {
         assert_eq!(inputs.double_value(&[0, 1, 2, 2]), 0.0);
         assert_eq!(inputs.double_value(&[0, 0, 0, 0]), -1.0);
         assert_eq!(to_pictures(&inputs).unwrap(), [picture]);
+    }
+
+    #[test]
+    fn unreadable_photos_are_left_out_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        tree(folder.path(), 3);
+        let faces = read_all(folder.path()).unwrap();
+        std::fs::write(folder.path().join(&faces[4].file), b"no picture").unwrap();
+        let framing = Framing { cut: Cut::Centre, side: 32 };
+        let dataset = Dataset::load(folder.path(), faces.clone(), framing, 60, Device::Cpu).unwrap();
+        assert_eq!((dataset.unreadable, dataset.faces.len()), (1, 20));
+        assert_eq!(dataset.images.size(), [20, 32, 32, 3]);
+        for face in &faces[..11] {
+            std::fs::write(folder.path().join(&face.file), b"no picture").unwrap();
+        }
+        let error = read(folder.path(), faces, framing).unwrap_err().to_string();
+        assert!(error.starts_with("11 of 21 pictures"), "{error}");
+    }
+
+    #[test]
+    fn boxes_and_landmarks_move_with_the_cut() {
+        let photo = Picture::from_fn(60, 100, |x, y| image::Rgb([x as u8, y as u8, 0]));
+        let mut face = face(0, 30);
+        face.landmarks = Some([[30.0, 50.0]; 5]);
+        let mut cutter = Cutter::new(Framing { cut: Cut::Centre, side: 120 });
+        let square = cutter.cut(&photo, &mut face).unwrap();
+        assert_eq!(face.landmarks.unwrap()[0], [60.0, 60.0]);
+        // The middle of the photo stays in the middle.
+        assert!(
+            square.get_pixel(60, 60).0[0].abs_diff(30) <= 1
+                && square.get_pixel(60, 60).0[1].abs_diff(50) <= 1
+        );
+
+        let mut face = Face { size: Some([40.0, 50.0]), ..face };
+        cutter.cut(&Picture::new(60, 60), &mut face).unwrap();
+        assert_eq!(face.size, Some([80.0, 100.0]));
+    }
+
+    #[test]
+    fn the_taught_age_group_follows_old_from() {
+        let face = face(0, 58);
+        let group =
+            |old_from| labels(std::slice::from_ref(&face), old_from, Device::Cpu).age_group.int64_value(&[0]);
+        assert_eq!((group(60), group(57)), (1, 2));
     }
 }

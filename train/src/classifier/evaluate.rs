@@ -1,74 +1,57 @@
 //! Validation on held-out photos, cut as the runtime cuts them and read as the runtime reads them.
 
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, HashSet},
+    path::Path,
 };
 
 use anyhow::{Context, Result};
 use mien::{
-    attributes::{AgeGroup, Attributes, LOGITS, Mask, Temperatures},
+    attributes::{Attributes, LOGITS, Mask, Temperatures},
     frame::Picture,
-    geometry::{crop, crop_square},
+    geometry::{Rect, crop, crop_square},
 };
 use rand::{SeedableRng, rngs::StdRng};
 use serde::Serialize;
-use tch::{Device, Tensor, nn, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use super::{
-    dataset::{normalise, read_pictures, to_tensor},
-    labels::{Face, Set, Split, read_all},
+    config::Config,
+    dataset::{Cut, Framing, Pictures, normalise, paintable, read, to_tensor},
+    figures::{Figures, Tally},
+    labels::{CROP, Face, Set},
+    prediction::Prediction,
 };
 use crate::{
-    device::parse_device,
-    efficientnet::{Architecture, EfficientNet, Regularisation},
-    mask_synthesis::{Wear, put_on_any, softness},
-    metrics::{Confusion, Mean},
+    mask_synthesis::{Wardrobe, Wear, put_on_any, softness},
+    metrics::Confusion,
 };
 
-#[derive(Debug, clap::Args)]
-pub struct EvaluateOptions {
-    /// Folder of the data packs
-    #[arg(long)]
-    data: PathBuf,
-    /// The weights of a run
-    #[arg(long)]
-    weights: PathBuf,
-    /// The run's --seed and --holdout, which say what is held out
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    #[arg(long, default_value_t = 0.1)]
-    holdout: f64,
-    /// cpu, or cuda:0
-    #[arg(long, default_value = "cpu")]
-    device: String,
-}
-
-/// Measures weights on held-out photos and prints a JSON object.
-pub fn evaluate(options: &EvaluateOptions) -> Result<()> {
-    let device = parse_device(&options.device)?;
-    let split = Split { seed: options.seed, holdout: options.holdout };
-    let mut faces = read_all(&options.data)?;
-    faces.retain(|face| split.holds_out(&face.photo));
-    let mut store = nn::VarStore::new(device);
-    let net =
-        EfficientNet::new(&store.root(), &Architecture::lite0(LOGITS as i64), Regularisation::default());
-    store
-        .load(&options.weights)
-        .with_context(|| format!("reading the weights {}", options.weights.display()))?;
-    let report = Validation::load(&options.data, faces, device)?.run(&net)?;
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
-}
-
-/// The crop's side over the longer side of the face box.
-pub const CROP: f32 = 1.2;
-/// Side of the network's input in pixels.
+/// Side of the runtime network's input in pixels.
 pub const INPUT_SIZE: u32 = 112;
 
-/// What the runtime would show the network of a face.
-pub fn runtime_crop(picture: &Picture, face: &Face) -> Picture {
-    crop(picture, &crop_square(&face.rect(), CROP), INPUT_SIZE)
+/// The square of a face that a network is shown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct View {
+    /// The crop's side over the longer side of the face box; `None` shows the whole picture.
+    pub crop: Option<f32>,
+    /// Side of the network's input in pixels.
+    pub size: u32,
+}
+
+/// As the runtime shows faces.
+const RUNTIME: View = View { crop: Some(CROP), size: INPUT_SIZE };
+
+impl View {
+    /// What the network is shown of a picture's face.
+    pub fn of(&self, picture: &Picture, face: &Face) -> Picture {
+        let side = picture.width();
+        let shown = match self.crop {
+            Some(k) => crop_square(&face.rect(side), k),
+            None => Rect::new(0.0, 0.0, side as f32, side as f32),
+        };
+        crop(picture, &shown, self.size)
+    }
 }
 
 /// What logits of [`LOGITS`] each say.
@@ -79,16 +62,19 @@ pub fn answers(logits: &[f32], temperatures: Temperatures) -> Vec<Attributes> {
 /// Faces that go through the network together.
 const BATCH: i64 = 128;
 
-/// Held-out faces, and the UTKFace ones once more with painted masks.
+/// Held-out faces, and bare ones once more with painted masks.
 pub struct Validation {
-    /// Bytes `[N, 112, 112, 3]`.
+    /// Bytes `[N, size, size, 3]`, in the CPU's memory.
     crops: Tensor,
     faces: Vec<Face>,
     /// How the mask painted on each face is worn.
     painted: Vec<Option<Wear>>,
+    /// Pictures that were left out because they could not be read.
+    pub unreadable: usize,
+    device: Device,
 }
 
-/// Figures of one set.
+/// Figures of one of the data packs.
 #[derive(Debug, Default, Serialize)]
 pub struct FaceFigures {
     /// Mean absolute error of the expected age in years, of exact ages.
@@ -119,7 +105,7 @@ pub struct MaskFigures {
     pub confusion: Confusion<3>,
 }
 
-/// All figures of a validation.
+/// Figures of each data pack.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub utkface: FaceFigures,
@@ -132,101 +118,119 @@ pub struct Report {
     pub pasted: MaskFigures,
 }
 
+/// Counts of one part of a report, and by race.
 #[derive(Default)]
-struct Tally {
-    years: Mean,
-    gender: Confusion<2>,
-    age: Confusion<3>,
-    mask: Confusion<3>,
-    by_race: BTreeMap<String, (Confusion<2>, Confusion<3>)>,
+struct Part {
+    all: Tally,
+    by_race: BTreeMap<String, Tally>,
 }
 
-impl Tally {
-    fn add(&mut self, face: &Face, mask: Mask, answer: &Attributes) {
-        let (answered_mask, gender, age) = answer.best();
-        self.mask.add(mask as usize, answered_mask as usize);
-        let race = self.by_race.entry(face.race.clone()).or_default();
-        if let Some(truth) = face.gender {
-            self.gender.add(truth as usize, gender as usize);
-            race.0.add(truth as usize, gender as usize);
-        }
-        if let Some(range) = &face.age {
-            let (low, high) = (f32::from(*range.start()), f32::from(*range.end()));
-            let truth = AgeGroup::of_years(low);
-            self.age.add(truth as usize, age as usize);
-            race.1.add(truth as usize, age as usize);
-            if low == high {
-                self.years.add(f64::from((answer.years - low).abs()));
-            }
-        }
+impl Part {
+    fn add(&mut self, face: &Face, mask: Mask, prediction: &Prediction) {
+        self.all.add(face, mask, prediction);
+        self.by_race.entry(face.race.clone()).or_default().add(face, mask, prediction);
     }
 
     fn faces(self) -> FaceFigures {
+        let group = |(race, tally): (String, Tally)| {
+            let figures = GroupFigures {
+                gender_accuracy: tally.gender.0.accuracy(),
+                age_group_accuracy: tally.age.0.accuracy(),
+                faces: tally.gender.0.total(),
+            };
+            (race, figures)
+        };
         FaceFigures {
-            age_mae: self.years.value(),
-            gender_accuracy: self.gender.accuracy(),
-            age_group_accuracy: self.age.accuracy(),
-            age_group_macro_f1: self.age.macro_f1(),
-            mask_accuracy: self.mask.accuracy(),
-            faces: self.mask.total(),
-            by_race: self
-                .by_race
-                .into_iter()
-                .map(|(race, (gender, age))| {
-                    (
-                        race,
-                        GroupFigures {
-                            gender_accuracy: gender.accuracy(),
-                            age_group_accuracy: age.accuracy(),
-                            faces: gender.total(),
-                        },
-                    )
-                })
-                .collect(),
+            age_mae: self.all.years.value(),
+            gender_accuracy: self.all.gender.0.accuracy(),
+            age_group_accuracy: self.all.age.0.accuracy(),
+            age_group_macro_f1: self.all.age.0.macro_f1(),
+            mask_accuracy: self.all.mask.0.accuracy(),
+            faces: self.all.mask.0.total(),
+            by_race: self.by_race.into_iter().map(group).collect(),
         }
     }
 
     fn masks(self) -> MaskFigures {
-        MaskFigures { macro_f1: self.mask.macro_f1(), accuracy: self.mask.accuracy(), confusion: self.mask }
+        let confusion = self.all.mask.0;
+        MaskFigures { macro_f1: confusion.macro_f1(), accuracy: confusion.accuracy(), confusion }
     }
 }
 
 impl Validation {
-    /// Cuts `faces` out of their pictures in `folder`.
-    pub fn load(folder: &Path, mut faces: Vec<Face>, device: Device) -> Result<Validation> {
-        let pictures = read_pictures(folder, &faces)?;
-        let mut crops: Vec<Picture> = pictures.iter().zip(&faces).map(|(p, f)| runtime_crop(p, f)).collect();
+    /// Cuts `faces` out of the data packs' pictures as the runtime does, and paints UTKFace's once more.
+    pub fn load(data: &Path, faces: Vec<Face>, device: Device) -> Result<Validation> {
+        let framing = Framing::of(&faces, Cut::Face, INPUT_SIZE);
+        Validation::of(data, faces, framing, RUNTIME, &|face| face.set == Set::UtkFace, device)
+    }
+
+    /// Cuts `faces` out of their pictures as `framing` and `view` say; the bare ones that `paint` chooses are there
+    /// twice, the second time with a painted mask.
+    pub fn of(
+        data: &Path,
+        faces: Vec<Face>,
+        framing: Framing,
+        view: View,
+        paint: &dyn Fn(&Face) -> bool,
+        device: Device,
+    ) -> Result<Validation> {
+        let Pictures { mut faces, pictures, unreadable } = read(data, faces, framing)?;
+        let mut crops: Vec<Picture> = pictures.iter().zip(&faces).map(|(p, f)| view.of(p, f)).collect();
         let mut painted = vec![None; faces.len()];
-        let mut rng = StdRng::seed_from_u64(0);
         for i in 0..faces.len() {
             let face = &faces[i];
-            let Some(landmarks) = face.landmarks.filter(|_| face.set == Set::UtkFace) else {
+            let Some(landmarks) = face.landmarks.filter(|_| paintable(face) && paint(face)) else {
                 continue;
             };
             let mut picture = pictures[i].clone();
-            let wear = put_on_any(&mut picture, &landmarks, softness(face.source_side), &mut rng);
-            crops.push(runtime_crop(&picture, face));
+            // The same mask on the face whatever the size of the picture: members of a vote must be shown the same.
+            let mut rng = StdRng::seed_from_u64(i as u64);
+            let softness = softness(face.source_side);
+            let wear = put_on_any(&mut picture, &landmarks, &Wardrobe::default(), softness, &mut rng);
+            crops.push(view.of(&picture, face));
             painted.push(Some(wear));
             faces.push(face.clone());
         }
-        Ok(Validation { crops: to_tensor(&crops).to_device(device), faces, painted })
+        Ok(Validation { crops: to_tensor(&crops), faces, painted, unreadable, device })
     }
 
-    /// Applies the network to all faces.
-    pub fn run(&self, net: &EfficientNet) -> Result<Report> {
-        let logits = self.logits(|images| net.forward(images, false))?;
-        Ok(self.report(&answers(&logits, Temperatures::default())))
+    /// The held-out `faces` of a run, as its configuration has them cut and painted: masks are painted where a set has
+    /// no photos of them.
+    pub fn of_run(config: &Config, data: &Path, faces: Vec<Face>, device: Device) -> Result<Validation> {
+        let masked: HashSet<Set> =
+            faces.iter().filter(|face| face.mask != Mask::None).map(|face| face.set.clone()).collect();
+        let framing = config.framing(&faces);
+        let paint =
+            |face: &Face| config.painted > 0.0 && face.set != Set::FairFace && !masked.contains(&face.set);
+        Validation::of(data, faces, framing, config.view(), &paint, device)
     }
 
-    /// The logits that a network gives for all faces, [`LOGITS`] each; the network takes `[N, 3, 112, 112]`,
-    /// normalised.
+    /// Whether any face is of a data pack, so that [`Validation::report`] has something to say.
+    pub fn has_packs(&self) -> bool {
+        self.faces.iter().any(|face| !matches!(face.set, Set::Other(_)))
+    }
+
+    /// Faces, those with painted masks counted again.
+    pub fn len(&self) -> usize {
+        self.faces.len()
+    }
+
+    /// The logits that the runtime's network gives for all faces; it takes `[N, 3, size, size]`, normalised.
     pub fn logits(&self, network: impl Fn(&Tensor) -> Tensor) -> Result<Vec<f32>> {
+        self.outputs(|crops| network(&normalise(crops)))
+    }
+
+    /// What a network that takes bytes `[N, size, size, 3]` gives for all faces, row after row.
+    pub fn outputs(&self, network: impl Fn(&Tensor) -> Tensor) -> Result<Vec<f32>> {
         let logits = no_grad(|| {
             let parts = self.crops.split(BATCH, 0);
-            let parts: Vec<Tensor> = parts.iter().map(|part| network(&normalise(part))).collect();
+            let parts: Vec<Tensor> = parts
+                .iter()
+                .map(|part| network(&part.to_device(self.device)).to_device(Device::Cpu))
+                .collect();
             Tensor::cat(&parts, 0)
         });
-        Ok(Vec::<f32>::try_from(logits.flatten(0, -1).to_device(Device::Cpu))?)
+        Ok(Vec::<f32>::try_from(logits.flatten(0, -1))?)
     }
 
     /// All faces with their masks, painted ones included, in the order of [`Validation::crops`].
@@ -236,26 +240,34 @@ impl Validation {
 
     /// What the network is shown of each face.
     pub fn crops(&self) -> Result<Vec<Picture>> {
-        let bytes = Vec::<u8>::try_from(self.crops.flatten(0, -1).to_device(Device::Cpu))?;
-        let crops = bytes.chunks_exact((3 * INPUT_SIZE * INPUT_SIZE) as usize);
+        let side = self.crops.size()[1] as u32;
+        let bytes = Vec::<u8>::try_from(self.crops.flatten(0, -1))?;
+        let crops = bytes.chunks_exact((3 * side * side) as usize);
         crops
-            .map(|crop| Picture::from_raw(INPUT_SIZE, INPUT_SIZE, crop.to_vec()))
+            .map(|crop| Picture::from_raw(side, side, crop.to_vec()))
             .collect::<Option<_>>()
             .context("a crop has another size")
     }
 
     /// How good `answers` are, one for each of [`Validation::crops`].
     pub fn report(&self, answers: &[Attributes]) -> Report {
-        let [mut utkface, mut fairface, mut painted, mut masks, mut pasted]: [Tally; 5] = Default::default();
-        for (((face, mask), wear), answer) in self.faces().zip(&self.painted).zip(answers) {
-            match (face.set, wear) {
+        let predictions: Vec<Prediction> = answers.iter().map(Prediction::from_heads).collect();
+        self.report_of(&predictions)
+    }
+
+    /// How good `predictions` are on each data pack.
+    pub fn report_of(&self, predictions: &[Prediction]) -> Report {
+        let [mut utkface, mut fairface, mut painted, mut masks, mut pasted]: [Part; 5] = Default::default();
+        for (((face, mask), wear), prediction) in self.faces().zip(&self.painted).zip(predictions) {
+            match (&face.set, wear) {
                 (Set::UtkFace, None) => &mut utkface,
                 (Set::UtkFace, Some(_)) => &mut painted,
-                (Set::FairFace, _) => &mut fairface,
+                (Set::FairFace, None) => &mut fairface,
                 (Set::Masks, _) if face.synthetic => &mut pasted,
                 (Set::Masks, _) => &mut masks,
+                (Set::FairFace, Some(_)) | (Set::Other(_), _) => continue,
             }
-            .add(face, mask, answer);
+            .add(face, mask, prediction);
         }
         Report {
             utkface: utkface.faces(),
@@ -264,5 +276,10 @@ impl Validation {
             masks: masks.masks(),
             pasted: pasted.masks(),
         }
+    }
+
+    /// How good `predictions` are on all faces, and by group.
+    pub fn figures(&self, predictions: &[Prediction]) -> Figures {
+        Figures::of(self.faces().zip(predictions).map(|((face, mask), prediction)| (face, mask, prediction)))
     }
 }

@@ -1,33 +1,55 @@
-//! Label tables of single-face pictures (UTKFace, FairFace, masks) and the split into training and validation.
+//! Labelled faces, from whatever form a data folder has: label tables, UTKFace file names, the competition's layout.
 
-use std::{collections::HashMap, ops::RangeInclusive, path::Path};
+mod competition;
+mod table;
+mod utkface;
 
-use anyhow::{Context, Result, bail};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
 use mien::{
-    attributes::{Gender, Mask},
+    attributes::{AgeGroup, Gender, Mask, class18},
     geometry::{Landmarks, Rect},
 };
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-/// Side of every picture of the single-face sets, in pixels.
-pub const PICTURE_SIDE: u32 = 128;
+pub use competition::read_eval;
 
-/// Where a face comes from. Each is `{name}.tar` of pictures and `{name}.csv` of labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The crop's side over the longer side of the face box, as the runtime cuts faces.
+pub const CROP: f32 = 1.2;
+
+/// Which set of pictures a face is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Set {
     UtkFace,
     FairFace,
     Masks,
+    /// Any other, by the name of its table.
+    Other(Cow<'static, str>),
 }
 
 impl Set {
-    pub const ALL: [Set; 3] = [Set::UtkFace, Set::FairFace, Set::Masks];
+    /// The set of a table `{name}.csv`.
+    pub fn named(name: &str) -> Set {
+        match name {
+            "utkface" => Set::UtkFace,
+            "fairface" => Set::FairFace,
+            "masks" => Set::Masks,
+            other => Set::Other(other.to_owned().into()),
+        }
+    }
 
-    /// The files' name without its ending.
-    pub fn name(self) -> &'static str {
-        ["utkface", "fairface", "masks"][self as usize]
+    pub fn name(&self) -> &str {
+        match self {
+            Set::UtkFace => "utkface",
+            Set::FairFace => "fairface",
+            Set::Masks => "masks",
+            Set::Other(name) => name,
+        }
     }
 }
 
@@ -35,10 +57,10 @@ impl Set {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Face {
     pub set: Set,
-    /// The picture's name in the archive.
+    /// The picture: its name in the set's archive, or its path in the data folder.
     pub file: String,
-    /// Faces of one photo are never split; equal to `file` where each photo has one face.
-    pub photo: String,
+    /// Faces of one person are never split. Where persons are unknown it is the photo, or `file`.
+    pub person: String,
     pub mask: Mask,
     /// The mask was pasted by the makers of the set.
     pub synthetic: bool,
@@ -47,175 +69,137 @@ pub struct Face {
     pub age: Option<RangeInclusive<u8>>,
     /// For fairness figures, never predicted; empty where unknown.
     pub race: String,
-    /// Width and height of the face box, which lies at the middle of the picture.
-    pub size: [f32; 2],
+    /// Width and height of the face box in pixels, at the middle of the picture; `None` where the picture is yet to
+    /// be cut, or the whole of it is the face.
+    pub size: Option<[f32; 2]>,
     /// The picture's side in the photo it was cut from; small values are blurry.
     pub source_side: f32,
     pub landmarks: Option<Landmarks>,
 }
 
 impl Face {
-    /// The longer side of the face box, in pixels.
-    pub fn side(&self) -> f32 {
-        self.size[0].max(self.size[1])
+    /// The longer side of the face box in a picture of `picture_side` pixels.
+    pub fn side(&self, picture_side: u32) -> f32 {
+        self.size.map_or(picture_side as f32 / CROP, |[w, h]| w.max(h))
     }
 
-    /// The face box in the picture.
-    pub fn rect(&self) -> Rect {
-        let [w, h] = self.size;
-        let middle = PICTURE_SIDE as f32 / 2.0;
+    /// The face box in a square picture of `picture_side` pixels.
+    pub fn rect(&self, picture_side: u32) -> Rect {
+        let side = self.side(picture_side);
+        let [w, h] = self.size.unwrap_or([side, side]);
+        let middle = picture_side as f32 / 2.0;
         Rect::new(middle - w / 2.0, middle - h / 2.0, w, h)
     }
-}
 
-/// A row of any of the tables; the columns that a table lacks are empty.
-#[derive(Deserialize)]
-struct Row {
-    file: String,
-    #[serde(default)]
-    photo: String,
-    mask: Option<String>,
-    synthetic: Option<u8>,
-    age_low: Option<u8>,
-    age_high: Option<u8>,
-    gender: Option<String>,
-    #[serde(default)]
-    race: String,
-    box_w: f32,
-    box_h: f32,
-    source_side: f32,
-    lm_x0: Option<f32>,
-    lm_y0: Option<f32>,
-    lm_x1: Option<f32>,
-    lm_y1: Option<f32>,
-    lm_x2: Option<f32>,
-    lm_y2: Option<f32>,
-    lm_x3: Option<f32>,
-    lm_y3: Option<f32>,
-    lm_x4: Option<f32>,
-    lm_y4: Option<f32>,
-}
-
-impl Row {
-    fn landmarks(&self) -> Option<Landmarks> {
-        Some([
-            [self.lm_x0?, self.lm_y0?],
-            [self.lm_x1?, self.lm_y1?],
-            [self.lm_x2?, self.lm_y2?],
-            [self.lm_x3?, self.lm_y3?],
-            [self.lm_x4?, self.lm_y4?],
-        ])
+    /// The group of the age, or of a range's first year.
+    pub fn age_group(&self) -> Option<AgeGroup> {
+        self.age.as_ref().map(|age| AgeGroup::of_years(f32::from(*age.start())))
     }
 
-    fn face(self, set: Set) -> Result<Face> {
-        let mask = match self.mask.as_deref() {
-            None => Mask::None,
-            Some(word) => match Mask::ALL.into_iter().find(|m| m.name() == word) {
-                Some(mask) => mask,
-                None => bail!("mask is {word:?}; it must be worn, wrong or none"),
-            },
-        };
-        let gender = match self.gender.as_deref() {
-            None => None,
-            Some(word) => match Gender::ALL.into_iter().find(|g| g.name() == word) {
-                Some(gender) => Some(gender),
-                None => bail!("gender is {word:?}; it must be male or female"),
-            },
-        };
-        let age = match (self.age_low, self.age_high) {
-            (Some(low), Some(high)) if low <= high => Some(low..=high),
-            (None, None) => None,
-            (low, high) => bail!("the age goes from {low:?} to {high:?}; give both ends, the lower first"),
-        };
-        Ok(Face {
-            set,
-            mask,
-            gender,
-            age,
-            synthetic: self.synthetic == Some(1),
-            landmarks: self.landmarks(),
-            photo: if self.photo.is_empty() { self.file.clone() } else { self.photo },
-            file: self.file,
-            race: self.race,
-            size: [self.box_w, self.box_h],
-            source_side: self.source_side,
-        })
+    /// The 18-class code with the mask `mask`, where gender and age are known.
+    pub fn class18(&self, mask: Mask) -> Option<u8> {
+        Some(class18(mask, self.gender?, self.age_group()?))
     }
 }
 
-/// All faces of `{folder}/{set}.csv`, in the table's order, but those whose file name another row has too: an
-/// archive's name then does not say which picture is meant.
-pub fn read(folder: &Path, set: Set) -> Result<Vec<Face>> {
-    let path = folder.join(format!("{}.csv", set.name()));
-    let file = std::fs::File::open(&path).with_context(|| {
-        format!("opening the label table {}; --data names the folder of the data packs", path.display())
-    })?;
-    parse(file, set).with_context(|| format!("reading {}", path.display()))
-}
-
-/// All faces of all sets.
-pub fn read_all(folder: &Path) -> Result<Vec<Face>> {
-    let sets = Set::ALL.map(|set| read(folder, set));
-    sets.into_iter().collect::<Result<Vec<_>>>().map(|sets| sets.concat())
-}
-
-fn parse(table: impl std::io::Read, set: Set) -> Result<Vec<Face>> {
-    let mut faces = Vec::new();
-    for (i, row) in csv::Reader::from_reader(table).deserialize::<Row>().enumerate() {
-        let face = row.map_err(anyhow::Error::from).and_then(|row| row.face(set));
-        faces.push(face.with_context(|| format!("face {}", i + 1))?);
+/// The age from which "60 and over" is taught: ages between it and 60 move to the other side, in what is taught and
+/// never in what is measured.
+pub fn taught_age(age: &RangeInclusive<u8>, old_from: u8) -> RangeInclusive<u8> {
+    let (start, end) = (*age.start(), *age.end());
+    if (old_from..60).contains(&start) {
+        60..=end.max(60)
+    } else if (60..old_from).contains(&start) {
+        59..=59
+    } else {
+        start..=end
     }
-    let mut seen: HashMap<String, u32> = HashMap::new();
+}
+
+/// All faces of a data folder, or of one label table:
+///
+/// - the competition's layout, `train/train.csv` beside `train/images/`;
+/// - label tables `NAME.csv`, each with its pictures in `NAME.tar` or the folder `NAME/`;
+/// - pictures under UTKFace's file names.
+pub fn read_all(data: &Path) -> Result<Vec<Face>> {
+    ensure!(
+        data.exists(),
+        "there is no {}; --data names a folder of photos or a label table",
+        data.display()
+    );
+    let faces = if data.is_file() {
+        table::read(data)?
+    } else if data.join("train/train.csv").exists() {
+        competition::read(data)?
+    } else {
+        let tables = table::find(data)?;
+        if tables.is_empty() {
+            utkface::read(data)?
+        } else {
+            tables.iter().map(|path| table::read(path)).collect::<Result<Vec<_>>>()?.concat()
+        }
+    };
+    ensure!(
+        !faces.is_empty(),
+        "{} holds no labelled faces; it must hold train/train.csv (the competition's layout), label tables (*.csv) or \
+         pictures under UTKFace's names",
+        data.display()
+    );
+    Ok(unambiguous(faces))
+}
+
+/// `faces` without those whose file name another face of the set has too: an archive's name then does not say
+/// which picture is meant.
+fn unambiguous(mut faces: Vec<Face>) -> Vec<Face> {
+    let mut seen: HashMap<(Set, String), u32> = HashMap::new();
     for face in &faces {
-        *seen.entry(face.file.clone()).or_default() += 1;
+        *seen.entry((face.set.clone(), face.file.clone())).or_default() += 1;
     }
-    faces.retain(|face| seen[&face.file] == 1);
-    Ok(faces)
+    faces.retain(|face| seen[&(face.set.clone(), face.file.clone())] == 1);
+    faces
 }
 
-/// Which faces are held out. A face's side depends on its photo and the seed alone, so it stays the same when
-/// tables grow.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Split {
-    pub seed: u64,
-    /// The part that is held out, 0–1.
-    pub holdout: f64,
-}
-
-impl Split {
-    /// Whether all faces of a photo are held out for validation.
-    pub fn holds_out(&self, photo: &str) -> bool {
-        let digest = Sha256::new().chain_update(self.seed.to_le_bytes()).chain_update(photo).finalize();
-        let first = u64::from_le_bytes(std::array::from_fn(|i| digest[i]));
-        (first as f64) < self.holdout * u64::MAX as f64
+/// The pictures right in a folder, by name, in order; hidden files are left out.
+pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("reading the folder {}", folder.display()))?;
+    let mut pictures = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("reading the folder {}", folder.display()))?.path();
+        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        if !hidden && ENDINGS.contains(&ending.as_str()) && path.is_file() {
+            pictures.push(path);
+        }
     }
+    pictures.sort();
+    Ok(pictures)
 }
 
-/// The held-out pictures of each set: what evaluation through the runtime may use.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SplitFile {
-    #[serde(flatten)]
-    pub split: Split,
-    pub utkface: Vec<String>,
-    pub fairface: Vec<String>,
-    pub masks: Vec<String>,
+/// `path` as it is called within `folder`.
+fn within(path: &Path, folder: &Path) -> String {
+    path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned()
 }
 
-impl SplitFile {
-    /// The held-out ones of `faces`.
-    pub fn new(split: Split, faces: &[Face]) -> SplitFile {
-        let files = |set: Set| {
-            faces
-                .iter()
-                .filter(|f| f.set == set && split.holds_out(&f.photo))
-                .map(|f| f.file.clone())
-                .collect()
-        };
-        SplitFile {
-            split,
-            utkface: files(Set::UtkFace),
-            fairface: files(Set::FairFace),
-            masks: files(Set::Masks),
+#[cfg(test)]
+pub mod tests_support {
+    use super::*;
+    pub use competition::tests::tree;
+
+    /// A bare face that is its own person.
+    pub fn face(gender: usize, age: u8) -> Face {
+        Face {
+            set: Set::named("test"),
+            file: "face.jpg".into(),
+            person: "face".into(),
+            mask: Mask::None,
+            synthetic: false,
+            gender: Some(Gender::ALL[gender]),
+            age: Some(age..=age),
+            race: String::new(),
+            size: None,
+            source_side: 128.0,
+            landmarks: None,
         }
     }
 }
@@ -223,69 +207,30 @@ impl SplitFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
-
-    const FACES: &str = "file,age_low,age_high,gender,race,box_w,box_h,source_side,lm_x0,lm_y0,lm_x1,lm_y1,lm_x2,lm_y2,lm_x3,lm_y3,lm_x4,lm_y4,score
-ff_1.webp,50,59,male,East_Asian,71.6,98.5,291,45.9,52.0,81.7,50.7,62.8,70.3,50.2,85.6,82.3,84.0,0.916
-";
-    const MASKS: &str = "file,dataset,photo,mask,synthetic,box_w,box_h,source_side,lm_x0,lm_y0,lm_x1,lm_y1,lm_x2,lm_y2,lm_x3,lm_y3,lm_x4,lm_y4
-a_1.webp,ilc,a,wrong,0,76.6,98.5,102,41.2,53.7,73.0,52.4,56.1,70.5,49.2,85.4,74.9,87.3
-a_2.webp,mfn,a,worn,1,76.6,98.5,102,,,,,,,,,,
-";
 
     #[test]
-    fn face_table() {
-        let faces = parse(FACES.as_bytes(), Set::FairFace).unwrap();
-        let face = &faces[0];
-        assert_eq!(
-            (face.mask, face.gender, face.age.clone()),
-            (Mask::None, Some(Gender::Male), Some(50..=59))
-        );
-        assert_eq!(face.photo, "ff_1.webp");
-        assert_eq!(face.landmarks.unwrap()[2], [62.8, 70.3]);
-        assert!((face.rect().centre()[0] - 64.0).abs() < 1e-4);
+    fn old_age_moves_in_what_is_taught() {
+        assert_eq!(taught_age(&(57..=57), 57), 60..=60);
+        assert_eq!(taught_age(&(56..=56), 57), 56..=56);
+        assert_eq!(taught_age(&(59..=59), 60), 59..=59);
+        assert_eq!(taught_age(&(61..=61), 62), 59..=59);
+        assert_eq!(taught_age(&(50..=59), 57), 50..=59);
     }
 
     #[test]
-    fn mask_table() {
-        let faces = parse(MASKS.as_bytes(), Set::Masks).unwrap();
-        assert_eq!((faces[0].mask, faces[0].synthetic, faces[0].gender), (Mask::Wrong, false, None));
-        assert_eq!((faces[1].mask, faces[1].synthetic, faces[1].landmarks), (Mask::Worn, true, None));
-        assert_eq!(faces[1].photo, "a");
+    fn a_folder_without_labels_says_what_it_should_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read_all(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("train/train.csv"), "{error}");
+        let error = read_all(&folder.path().join("nowhere")).unwrap_err().to_string();
+        assert!(error.contains("there is no"), "{error}");
     }
 
     #[test]
-    fn rows_that_share_a_name_are_left_out() {
-        let faces = parse(MASKS.replace("a_2.webp", "a_1.webp").as_bytes(), Set::Masks).unwrap();
-        assert!(faces.is_empty());
-    }
-
-    #[test]
-    fn bad_labels_are_named() {
-        let error = parse(FACES.replace("male", "man").as_bytes(), Set::FairFace).unwrap_err();
-        assert!(format!("{error:#}").contains("face 1: gender is \"man\""), "{error:#}");
-        let error = parse(FACES.replace("50,59", "59,50").as_bytes(), Set::FairFace).unwrap_err();
-        assert!(format!("{error:#}").contains("lower first"), "{error:#}");
-    }
-
-    #[test]
-    fn no_photo_lies_on_two_sides() {
-        let template = parse(MASKS.as_bytes(), Set::Masks).unwrap().remove(0);
-        let faces: Vec<Face> = (0..6000)
-            .map(|i| Face {
-                file: format!("{i}.webp"),
-                photo: format!("photo {}", i / 3),
-                ..template.clone()
-            })
-            .collect();
-        let split = Split { seed: 7, holdout: 0.1 };
-        let held: HashSet<String> = SplitFile::new(split, &faces).masks.into_iter().collect();
-        let (out, kept): (Vec<&Face>, Vec<&Face>) = faces.iter().partition(|f| held.contains(&f.file));
-        let photos = |side: &[&Face]| side.iter().map(|f| f.photo.clone()).collect::<HashSet<_>>();
-        assert!(photos(&out).is_disjoint(&photos(&kept)));
-        let part = out.len() as f64 / faces.len() as f64;
-        assert!((0.08..0.12).contains(&part), "{part}");
-        let other = Split { seed: 8, ..split };
-        assert!(faces.iter().any(|f| split.holds_out(&f.photo) != other.holds_out(&f.photo)));
+    fn the_class_needs_gender_and_age() {
+        let mut face = utkface::face("61_1_2_20170109.jpg").unwrap();
+        assert_eq!(face.class18(Mask::Wrong), Some(11));
+        face.gender = None;
+        assert_eq!(face.class18(Mask::Wrong), None);
     }
 }

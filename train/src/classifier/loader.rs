@@ -7,14 +7,15 @@ use std::{
 
 use mien::frame::Picture;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tch::{Device, IndexOp, Tensor};
+use tch::Tensor;
 
 use super::{
-    dataset::{Dataset, repeats, to_tensor},
-    labels::{Face, PICTURE_SIDE, Set},
-    loss::Labels,
+    config::Config,
+    dataset::{Dataset, paintable, repeats},
+    labels::Face,
+    objective::Labels,
 };
-use crate::mask_synthesis::{put_on_any, softness};
+use crate::mask_synthesis::{Wardrobe, put_on_any, softness};
 
 /// Which faces make up each batch: a function of the seed and the batch's number, so that a run can resume.
 #[derive(Debug, Clone)]
@@ -50,30 +51,29 @@ impl Order {
 /// Painted masks teach the mask head less than photographed ones.
 const PAINTED_WEIGHT: f64 = 0.5;
 
-/// A batch before it is gathered on the device.
+/// A batch in the CPU's memory.
 pub struct Batch {
     /// Faces of the data set.
     pub index: Vec<i64>,
-    /// Places in the batch with painted masks, their labels, and the pictures `[P, 128, 128, 3]`.
+    /// Bytes `[N, side, side, 3]`.
+    images: Tensor,
+    /// Places in the batch with painted masks, and their labels.
     painted: Vec<i64>,
     masks: Vec<i64>,
-    images: Tensor,
 }
 
 impl Batch {
-    /// Pictures, labels, and the longer sides of the face boxes.
+    /// Pictures, labels, and the longer sides of the face boxes, on the labels' device.
     pub fn gather(&self, dataset: &Dataset) -> (Tensor, Labels, Tensor) {
-        let device = dataset.images.device();
+        let device = dataset.sides.device();
         let index = Tensor::from_slice(&self.index).to_device(device);
-        let mut images = dataset.images.index_select(0, &index);
         let mut labels = dataset.labels.select(&index);
         if !self.painted.is_empty() {
             let at = Tensor::from_slice(&self.painted).to_device(device);
-            images = images.index_copy(0, &at, &self.images.to_device(device));
             labels.mask = labels.mask.index_copy(0, &at, &Tensor::from_slice(&self.masks).to_device(device));
             labels.mask_weight = labels.mask_weight.index_fill(0, &at, PAINTED_WEIGHT);
         }
-        (images, labels, dataset.sides.index_select(0, &index))
+        (self.images.to_device(device), labels, dataset.sides.index_select(0, &index))
     }
 }
 
@@ -83,15 +83,22 @@ pub struct Loader {
     faces: Vec<Face>,
     order: Order,
     painted: f64,
+    wardrobe: Wardrobe,
     seed: u64,
 }
 
 impl Loader {
-    /// Batches from number `first` on; `painted` is the part of the bare faces that get a mask.
-    pub fn spawn(dataset: &Dataset, order: Order, first: u64, painted: f64, seed: u64) -> Receiver<Batch> {
+    /// Batches from number `first` on, as the configuration orders and paints them.
+    pub fn spawn(dataset: &Dataset, order: Order, first: u64, config: &Config) -> Receiver<Batch> {
         let (sender, receiver) = sync_channel(2);
-        let images = dataset.images.to_device(Device::Cpu);
-        let loader = Loader { images, faces: dataset.faces.clone(), order, painted, seed };
+        let loader = Loader {
+            images: dataset.images.shallow_clone(),
+            faces: dataset.faces.clone(),
+            order,
+            painted: config.painted,
+            wardrobe: config.wardrobe,
+            seed: config.seed,
+        };
         // Ends when the receiver is dropped.
         thread::spawn(move || {
             let batches = loader.order.batches();
@@ -112,30 +119,30 @@ impl Loader {
 
     fn batch(&self, index: &[i64], number: u64) -> Batch {
         let mut rng = StdRng::seed_from_u64(self.seed.wrapping_mul(1_000_033).wrapping_add(number));
-        let (mut painted, mut masks, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
+        let images = self.images.index_select(0, &Tensor::from_slice(index));
+        let (mut painted, mut masks) = (Vec::new(), Vec::new());
         for (place, &i) in index.iter().enumerate() {
             let face = &self.faces[i as usize];
-            let Some(landmarks) = face.landmarks.filter(|_| face.set != Set::Masks) else {
+            let Some(landmarks) = face.landmarks.filter(|_| paintable(face)) else {
                 continue;
             };
             if !rng.random_bool(self.painted) {
                 continue;
             }
-            let mut picture = self.picture(i);
-            let wear = put_on_any(&mut picture, &landmarks, softness(face.source_side), &mut rng);
+            let row = images.get(place as i64);
+            let side = row.size()[0] as u32;
+            let mut bytes = vec![0; row.numel()];
+            row.copy_data(&mut bytes, row.numel());
+            let Some(mut picture) = Picture::from_raw(side, side, bytes) else {
+                continue;
+            };
+            let softness = softness(face.source_side);
+            let wear = put_on_any(&mut picture, &landmarks, &self.wardrobe, softness, &mut rng);
+            row.shallow_clone().copy_(&Tensor::from_slice(picture.as_raw()).view_as(&row));
             painted.push(place as i64);
             masks.push(wear.label() as i64);
-            pictures.push(picture);
         }
-        Batch { index: index.to_vec(), painted, masks, images: to_tensor(&pictures) }
-    }
-
-    fn picture(&self, i: i64) -> Picture {
-        let mut bytes = vec![0; (PICTURE_SIDE * PICTURE_SIDE * 3) as usize];
-        let length = bytes.len();
-        self.images.i(i).copy_data(&mut bytes, length);
-        Picture::from_raw(PICTURE_SIDE, PICTURE_SIDE, bytes)
-            .expect("a picture of the data set has 128 × 128 pixels")
+        Batch { index: index.to_vec(), images, painted, masks }
     }
 }
 

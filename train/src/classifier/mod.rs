@@ -1,17 +1,24 @@
 //! The attribute classifier: its data, how it is trained and measured.
 //!
-//! `mien-train classifier` reads faces with their [`labels`], keeps some photos for measuring, and holds all pictures
-//! as one tensor on the training device ([`dataset`]). The [`loader`] chooses faces and paints masks on some of them;
-//! [`augment`] crops and distorts a whole batch there; [`loss`] is taken over the heads whose label is known. The
-//! averaged weights of a [`run`] are measured ([`mod@evaluate`]) on held-out photos, cut as the runtime cuts them.
+//! A [`config`] says all that a run is. `mien-train classifier` reads faces with their [`labels`], keeps some persons
+//! for measuring ([`mod@split`]), and holds all pictures as one tensor ([`dataset`]). The `loader` chooses faces and
+//! paints masks on some of them; [`crate::augment`] crops and distorts a whole batch on the training device; the
+//! [`objective`] is taken over the labels that are known. The averaged weights of a [`mod@run`] are measured
+//! ([`evaluate`], [`figures`]) on the photos kept, cut as the runtime cuts them. Several [`model`]s vote as an
+//! [`ensemble`] ([`prediction`]).
 
-pub mod augment;
+pub mod config;
 pub mod dataset;
+pub mod eda;
+pub mod ensemble;
 pub mod evaluate;
+pub mod figures;
 pub mod labels;
 mod loader;
-mod loss;
+pub mod model;
+pub mod objective;
+pub mod prediction;
 mod run;
+pub mod split;
 
-pub use evaluate::{EvaluateOptions, evaluate};
-pub use run::{Options, train};
+pub use run::{Options, run, train};

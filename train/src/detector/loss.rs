@@ -163,7 +163,7 @@ mod tests {
         },
         *,
     };
-    use crate::adamw::AdamW;
+    use crate::optimizer::{AdamW, Optimizer};
 
     const SIDE: u32 = 96;
 

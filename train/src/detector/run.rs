@@ -23,7 +23,7 @@ use super::{
     scenes::{Scene, Split, read_marks, read_scenes},
     warm_start::warm_start,
 };
-use crate::adamw::AdamW;
+use crate::optimizer::{AdamW, Optimizer};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {

@@ -1,11 +1,13 @@
 //! Model cards: what a file is, what it was made of, how good it is, what it must not be used for.
 
-use std::{fmt::Write, path::Path, process::Command};
+use std::{fmt::Write, path::Path};
 
 use anyhow::{Context, Result};
 use mien::models::{Card, SCHEMA, sha256};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::revision::git_revision;
 
 /// What holds for every file of a network.
 #[derive(Debug, Serialize)]
@@ -45,6 +47,14 @@ pub const CLASSIFIER: Facts = Facts {
     ],
     recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
         its label; masks are drawn on faces of known gender and age. Softmax temperatures are fitted on held-out faces.",
+};
+
+/// Of a classifier that saw none of the data packs.
+pub const CLASSIFIER_OF_OWN_PHOTOS: Facts = Facts {
+    terms: "Those of the photos that it was trained on, and of the weights that it started from.",
+    data: &[DataSet { name: "Photos of the one who trained it", terms: "theirs" }],
+    recipe: "`mien-train classifier` on a folder of labelled photos. Softmax temperatures are fitted on held-out faces.",
+    ..CLASSIFIER
 };
 
 pub const DETECTOR: Facts = Facts {
@@ -154,16 +164,6 @@ fn rounded(value: Value) -> Value {
         Value::Array(parts) => parts.into_iter().map(rounded).collect(),
         Value::Object(parts) => parts.into_iter().map(|(key, part)| (key, rounded(part))).collect(),
         other => other,
-    }
-}
-
-/// The revision of the sources, marked when they differ from it.
-fn git_revision() -> String {
-    let folder = env!("CARGO_MANIFEST_DIR");
-    let described = Command::new("git").args(["-C", folder, "describe", "--always", "--dirty"]).output();
-    match described {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        _ => "unknown".to_owned(),
     }
 }
 

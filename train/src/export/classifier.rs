@@ -19,19 +19,26 @@ use super::{
     threshold::thresholds,
     training_figures,
 };
-use crate::classifier::{
-    dataset::{normalise, read_pictures, to_tensor},
-    evaluate::{CROP, INPUT_SIZE, Report, Validation, answers, runtime_crop},
-    labels::{Face, SplitFile, read_all},
+use crate::{
+    augment::{Equalisation, Input, Normalisation},
+    classifier::{
+        config::Config,
+        dataset::{Pictures, normalise, read, to_tensor},
+        evaluate::{Validation, answers},
+        labels::{Face, Set, read_all},
+        model::config_of,
+        prediction::Prediction,
+        split::Split,
+    },
 };
 
 /// What was measured on held-out faces.
 #[derive(Debug, Serialize)]
 struct Measured {
     /// Of the trained network.
-    trained: Report,
+    trained: Value,
     /// Of the network in the file.
-    file: Report,
+    file: Value,
     logits: Difference,
     same: Same,
     /// Of labels above the thresholds.
@@ -63,18 +70,21 @@ struct Same {
 
 /// Writes `attributes.onnx` and its card; returns what was measured.
 pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
-    let mut graph = lower::classifier(variables, i64::from(INPUT_SIZE))?;
-    let SplitFile { split, .. } = options.split()?;
-    let (held_out, training): (Vec<Face>, Vec<Face>) =
-        read_all(&options.data)?.into_iter().partition(|face| split.holds_out(&face.photo));
+    let config = config_of(&options.weights)?;
+    ensure_runs(&config)?;
+    let mut graph = lower::classifier(variables, i64::from(config.size()))?;
+    let split: Split = options.split()?;
+    let (held_out, training) = split.partition(read_all(&options.data)?);
+    let own = held_out.iter().all(|face| matches!(face.set, Set::Other(_)));
     let held_out = draw(held_out, options.check);
     ensure!(!held_out.is_empty(), "no face is held out; --check must be at least 1");
 
-    let quantized = options.quantize(&mut graph, &batches(options, &draw(training, options.calibration))?)?;
+    let quantized =
+        options.quantize(&mut graph, &batches(options, &config, draw(training, options.calibration))?)?;
     // What is measured must not be what temperatures and thresholds were fitted on.
     let (fitted_on, held_out) = held_out.split_at(held_out.len() / 2);
-    let fitting = Validation::load(&options.data, fitted_on.to_vec(), Device::Cpu)?;
-    let validation = Validation::load(&options.data, held_out.to_vec(), Device::Cpu)?;
+    let fitting = Validation::of_run(&config, &options.data, fitted_on.to_vec(), Device::Cpu)?;
+    let validation = Validation::of_run(&config, &options.data, held_out.to_vec(), Device::Cpu)?;
     let run = |validation: &Validation| match &quantized {
         Some(quantized) => validation.logits(|images| logits(quantized.run(&graph, images))),
         None => validation.logits(|images| logits(graph.run(images))),
@@ -90,28 +100,54 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
         age: options.age_threshold.unwrap_or(chosen.age),
     };
     let measured = serde_json::to_value(Measured {
-        trained: validation.report(&answers(&trained, temperatures)),
-        file: validation.report(&answers(&file, temperatures)),
+        trained: figures(&validation, &answers(&trained, temperatures))?,
+        file: figures(&validation, &answers(&file, temperatures))?,
         logits: Difference::between(&Tensor::from_slice(&trained), &Tensor::from_slice(&file)),
         same: same(&answers(&trained, temperatures), &answers(&file, temperatures)),
         given: given(&answers(&file, temperatures), &truths(&validation), thresholds),
     })?;
-    let settings = ClassifierSettings { input_size: INPUT_SIZE, crop: CROP, temperatures, thresholds };
+    let settings = ClassifierSettings {
+        input_size: config.size(),
+        crop: config.input.crop as f32,
+        temperatures,
+        thresholds,
+    };
     let about = About {
-        facts: &card::CLASSIFIER,
+        facts: if own { &card::CLASSIFIER_OF_OWN_PHOTOS } else { &card::CLASSIFIER },
         format: options.format(),
-        training: training_figures(&options.weights, "report")?,
+        training: training_figures(&options.weights, "validation")?,
         export: measured.clone(),
     };
     card::write(&options.out, "attributes", &onnx::encode(&graph, quantized.as_ref()), settings, &about)?;
     Ok(measured)
 }
 
+/// Refuses what the runtime would not run as it was trained.
+fn ensure_runs(config: &Config) -> Result<()> {
+    let camera = Config::default();
+    ensure!(
+        config.network == camera.network && config.head == camera.head,
+        "the weights are of {} with the head {:?}; the camera runs {} with the head {:?}",
+        config.network,
+        config.head,
+        camera.network,
+        camera.head
+    );
+    let Input { size: _, centre_crop, crop: _, normalise, equalise } = config.input;
+    ensure!(
+        centre_crop && normalise == Normalisation::Symmetric && equalise == Equalisation::Off,
+        "the network was trained on other pictures than the camera shows it: input.centre_crop must be true, \
+         input.normalise \"symmetric\" and input.equalise \"off\""
+    );
+    Ok(())
+}
+
 /// Faces as the program crops them, normalised.
-fn batches(options: &Options, faces: &[Face]) -> Result<Vec<Tensor>> {
-    let pictures = read_pictures(&options.data, faces)?;
-    let crops: Vec<_> =
-        pictures.iter().zip(faces).map(|(picture, face)| runtime_crop(picture, face)).collect();
+fn batches(options: &Options, config: &Config, faces: Vec<Face>) -> Result<Vec<Tensor>> {
+    let framing = config.framing(&faces);
+    let Pictures { faces, pictures, .. } = read(&options.data, faces, framing)?;
+    let view = config.view();
+    let crops: Vec<_> = pictures.iter().zip(&faces).map(|(picture, face)| view.of(picture, face)).collect();
     Ok(crops.chunks(BATCH).map(|crops| normalise(&to_tensor(crops))).collect())
 }
 
@@ -151,6 +187,15 @@ fn given(answers: &[Attributes], truths: &[Truth], thresholds: Thresholds) -> Gi
         gender: head(&|a, truth| Some((sure(&a.gender, thresholds.gender), a.best().1 == truth.gender?))),
         age: head(&|a, truth| Some((sure(&a.age, thresholds.age), a.best().2 == truth.age?))),
     }
+}
+
+/// By data pack, or in short of photos that are of none.
+fn figures(validation: &Validation, answers: &[Attributes]) -> Result<Value> {
+    if validation.has_packs() {
+        return Ok(serde_json::to_value(validation.report(answers))?);
+    }
+    let predictions: Vec<Prediction> = answers.iter().map(Prediction::from_heads).collect();
+    Ok(serde_json::to_value(validation.figures(&predictions).summary())?)
 }
 
 fn same(trained: &[Attributes], file: &[Attributes]) -> Same {

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use mien::attributes::LOGITS;
 use tch::Tensor;
 
 use super::graph::{Activation, BatchNorm, Graph, IMAGE, Op, Parameters, Window};
 use crate::{
     detector::network::{self, After, Convolution, Operation},
-    efficientnet::{Architecture, BATCH_NORM_EPS, ConvBn, same_padding},
+    network::{Architecture, ConvBn, Convention},
 };
 
 /// A checkpoint's tensors by name.
@@ -23,7 +23,7 @@ pub fn classifier(variables: &Variables, size: i64) -> Result<Graph> {
     for block in &architecture.blocks {
         let before = value;
         for layer in &block.layers {
-            let (op, made) = conv_bn(variables, layer, side)?;
+            let (op, made) = conv_bn(variables, layer, architecture.convention, side)?;
             value = graph.push(&layer.conv, op, &[value]);
             side = made;
         }
@@ -45,13 +45,17 @@ pub fn classifier(variables: &Variables, size: i64) -> Result<Graph> {
 }
 
 /// A convolution with its batch norm, and the side of what it makes.
-fn conv_bn(variables: &Variables, layer: &ConvBn, side: i64) -> Result<(Op, i64)> {
+fn conv_bn(variables: &Variables, layer: &ConvBn, convention: Convention, side: i64) -> Result<(Op, i64)> {
     let &ConvBn { kernel, stride, groups, .. } = layer;
     let weight = tensor(variables, &format!("{}.weight", layer.conv))?;
-    let parameters = batch_norm(variables, &layer.bn, BATCH_NORM_EPS)?.fold(weight);
-    let (before, after) = same_padding(side, kernel, stride);
+    let parameters = batch_norm(variables, &layer.bn, convention.epsilon())?.fold(weight);
+    let (before, after) = convention.padding(side, kernel, stride);
     let window = Window { stride, pads: [before, before, after, after], groups };
-    let activation = if layer.relu6 { Activation::Relu6 } else { Activation::None };
+    let activation = match layer.activation {
+        crate::network::Activation::None => Activation::None,
+        crate::network::Activation::Relu6 => Activation::Relu6,
+        other => bail!("{}: a graph has no activation {other:?}", layer.conv),
+    };
     Ok((Op::Conv(parameters, window, activation), (side + before + after - kernel) / stride + 1))
 }
 

@@ -1,14 +1,13 @@
 //! The files against onnxruntime, tract and the networks they were made of.
 
-use std::process::Command;
-
 use tch::{Device, Kind, Tensor, nn};
 use tract_onnx::prelude::*;
 
 use super::{equalize::equalize, graph::Graph, lower, onnx::encode, quantize::quantize, training_figures};
 use crate::{
     detector::network::{Network, normalise},
-    efficientnet::{Architecture, EfficientNet, Regularisation},
+    network::{self, Architecture, Regularisation},
+    python::python,
 };
 
 /// Input sides small enough for a test; the detector's is not square.
@@ -43,7 +42,7 @@ fn classifier() -> (Graph, Forward) {
     tch::manual_seed(1);
     let store = nn::VarStore::new(Device::Cpu);
     let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
-    let net = EfficientNet::new(&store.root(), &architecture, Regularisation::default());
+    let net = network::Network::new(&store.root(), &architecture, Regularisation::default());
     unsettle(&store, |x| drop(net.forward(x, true)), [CLASSIFIER; 2]);
     let graph = lower::classifier(&store.variables(), CLASSIFIER).unwrap();
     (graph, Box::new(move |x| vec![net.forward(x, false)]))
@@ -74,19 +73,13 @@ fn nhwc(pictures: &Tensor) -> Vec<u8> {
 
 /// The outputs in onnxruntime, after ONNX's own checker; `None`, said aloud, where Python lacks them.
 fn onnxruntime(onnx: &[u8], picture: &Tensor) -> Option<Tensor> {
-    let python =
-        std::env::var("VIRTUAL_ENV").map_or("python3".to_owned(), |venv| format!("{venv}/bin/python3"));
-    let has = Command::new(&python).args(["-c", "import numpy, onnx, onnxruntime"]).output();
-    if !has.is_ok_and(|has| has.status.success()) {
-        eprintln!("skipped: {python} cannot import numpy, onnx and onnxruntime; `make test` installs them");
-        return None;
-    }
+    let mut python = python("numpy, onnx, onnxruntime")?;
     let folder = tempfile::tempdir().unwrap();
     let [model, input, output] = ["model.onnx", "input", "output"].map(|name| folder.path().join(name));
     std::fs::write(&model, onnx).unwrap();
     std::fs::write(&input, nhwc(picture)).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run_onnx.py");
-    let ran = Command::new(&python).arg(script).args([&model, &input, &output]).output().unwrap();
+    let ran = python.arg(script).args([&model, &input, &output]).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let bytes = std::fs::read(&output).unwrap();
     Some(Tensor::from_data_size(&bytes, &[bytes.len() as i64 / 4], Kind::Float))

@@ -63,34 +63,58 @@ pub struct Vertex {
 /// The mask's surface, `ROWS` × `COLUMNS` points in millimetres.
 pub struct Mesh {
     points: Vec<Point3>,
+    /// The ear that a mask hangs off, −1 on the picture's left and 1 on its right; `None` when both hold it.
+    hangs: Option<f32>,
+}
+
+/// How a mask that both ears hold sits.
+struct Fit {
+    sheet: Sheet,
+    wide: f32,
+    /// How far the upper and the lower edge are moved down.
+    top: f32,
+    bottom: f32,
+    /// How far it stands off the face.
+    tent: f32,
+    slant: f32,
+    skew: f32,
 }
 
 impl Mesh {
-    /// A mask as one wearer has put it on. `smile` stretches the face below the nose ([`Camera::smile`]).
-    pub fn sample(style: Style, wear: Wear, smile: f32, rng: &mut impl Rng) -> Mesh {
-        let sheet = match wear {
-            Wear::Worn => WORN,
-            Wear::BelowNose => BELOW_NOSE,
-            Wear::Chin => CHIN,
+    /// A mask as one wearer has put it on, before this camera.
+    pub fn sample(style: Style, wear: Wear, camera: &Camera, rng: &mut impl Rng) -> Mesh {
+        let (sheet, top, bottom) = match wear {
+            Wear::Worn => (WORN, -6.0f32..7.0, -6.0f32..7.0),
+            Wear::BelowNose => (BELOW_NOSE, -6.0..5.0, -6.0..8.0),
+            Wear::Chin => (CHIN, -4.0..10.0, -3.0..12.0),
+            Wear::OneEar => return Mesh::hanging(camera, rng),
         };
         let wide = rng.random_range(0.93f32..1.05);
-        let (top, bottom) = match wear {
-            Wear::Worn => (rng.random_range(-6.0f32..7.0), rng.random_range(-6.0f32..7.0)),
-            Wear::BelowNose => (rng.random_range(-6.0f32..5.0), rng.random_range(-6.0f32..8.0)),
-            Wear::Chin => (rng.random_range(-4.0f32..10.0), rng.random_range(-3.0f32..12.0)),
-        };
-        let tent: f32 = match style {
+        let (top, bottom) = (rng.random_range(top), rng.random_range(bottom));
+        let tent = match style {
             Style::Ffp2 => rng.random_range(8.0..15.0),
             Style::Surgical => rng.random_range(0.0..6.0),
             Style::Cloth | Style::Dark => rng.random_range(-2.0..4.0),
         };
         let slant = rng.random_range(-0.04f32..0.04);
         let skew = rng.random_range(-2.5f32..2.5);
+        Mesh::drape(&Fit { sheet, wide, top, bottom, tent, slant, skew }, camera.smile())
+    }
+
+    /// The mask that all are varied from.
+    pub fn plain(camera: &Camera) -> Mesh {
+        let fit = Fit { sheet: WORN, wide: 1.0, top: 0.0, bottom: 0.0, tent: 0.0, slant: 0.0, skew: 0.0 };
+        Mesh::drape(&fit, camera.smile())
+    }
+
+    /// `smile` stretches the face below the nose ([`Camera::smile`]).
+    fn drape(fit: &Fit, smile: f32) -> Mesh {
         let nose = HEAD[2][1];
         let mut points = Vec::with_capacity(ROWS * COLUMNS);
         for row in 0..ROWS {
             let v = row as f32 / (ROWS - 1) as f32;
-            let half: [Point3; 4] = std::array::from_fn(|column| spline(&sheet.map(|row| row[column]), v));
+            let half: [Point3; 4] =
+                std::array::from_fn(|column| spline(&fit.sheet.map(|row| row[column]), v));
             let mirrored = |[x, y, z]: Point3| [-x, y, z];
             let whole =
                 [mirrored(half[3]), mirrored(half[2]), mirrored(half[1]), half[0], half[1], half[2], half[3]];
@@ -101,13 +125,46 @@ impl Mesh {
                 let y = if y > nose { nose + (y - nose) * smile } else { y };
                 let bulge = (1.0 - u * u) * (PI * v.clamp(0.05, 0.95)).sin();
                 points.push([
-                    x * wide + skew * (1.0 - v),
-                    y + lerp(top, bottom, v) + slant * x,
-                    z + tent * bulge,
+                    x * fit.wide + fit.skew * (1.0 - v),
+                    y + lerp(fit.top, fit.bottom, v) + fit.slant * x,
+                    z + fit.tent * bulge,
                 ]);
             }
         }
-        Mesh { points }
+        Mesh { points, hangs: None }
+    }
+
+    /// Off one ear that the camera sees: turned on end, one of the sides up, its pleats almost closed.
+    fn hanging(camera: &Camera, rng: &mut impl Rng) -> Mesh {
+        let first = if rng.random() { 1.0 } else { -1.0 };
+        let side = if faces_camera(first, camera) { first } else { -first };
+        let start = rng.random_range(40.0f32..56.0);
+        let length = rng.random_range(95.0f32..150.0);
+        let half = rng.random_range(24.0f32..40.0);
+        // It lies along the cheek, turned away from the front.
+        let (away, front) = rng.random_range(0.4f32..1.0).sin_cos();
+        let middle = rng.random_range(66.0f32..76.0);
+        let sway = rng.random_range(-0.1f32..0.15);
+        let twist = rng.random_range(0.0f32..0.45);
+        let bulge = rng.random_range(4.0f32..14.0);
+        let mut points = Vec::with_capacity(ROWS * COLUMNS);
+        for row in 0..ROWS {
+            let across = 1.0 - 2.0 * row as f32 / (ROWS - 1) as f32;
+            for column in 0..COLUMNS {
+                let down = column as f32 / (COLUMNS - 1) as f32;
+                // Elastic gathers both ends.
+                let gathered = 0.7 + 0.3 * (PI * down.clamp(0.02, 0.98)).sin().sqrt();
+                let reach = across * half * gathered * (1.0 - twist * down);
+                let x = side * (middle + sway * length * down) + reach * front;
+                let round = bulge * (1.0 - across * across) * (PI * down.clamp(0.1, 0.9)).sin();
+                points.push([
+                    x,
+                    start + length * down + 3.0 * across * side,
+                    round - 62.0 - side * reach * away,
+                ]);
+            }
+        }
+        Mesh { points, hangs: Some(side) }
     }
 
     fn point(&self, row: usize, column: usize) -> Point3 {
@@ -151,15 +208,24 @@ impl Mesh {
 
     /// The straps on the sides that the camera sees, from the mask's corners to the ears.
     pub fn straps(&self, camera: &Camera) -> Vec<[Point; 2]> {
+        let line = |row, column, side: f32, [x, y, z]: Point3| {
+            [camera.project(self.point(row, column)), camera.project([side * x, y, z])]
+        };
+        if let Some(side) = self.hangs {
+            return [0, ROWS - 1].map(|row| line(row, 0, side, EAR[0])).into();
+        }
         let mut lines = Vec::with_capacity(4);
         for (side, column) in [(-1.0, 0), (1.0, COLUMNS - 1)] {
-            if dot(unit([side, 0.0, 0.45]), camera.axis()) < 0.12 {
-                continue;
-            }
-            for (row, [x, y, z]) in [1, ROWS - 2].into_iter().zip(EAR) {
-                lines.push([camera.project(self.point(row, column)), camera.project([side * x, y, z])]);
+            if faces_camera(side, camera) {
+                let ends = [1, ROWS - 2].into_iter().zip(EAR);
+                lines.extend(ends.map(|(row, ear)| line(row, column, side, ear)));
             }
         }
         lines
     }
+}
+
+/// Whether the ear on a side (−1 on the picture's left, 1 on its right) is seen.
+fn faces_camera(side: f32, camera: &Camera) -> bool {
+    dot(unit([side, 0.0, 0.45]), camera.axis()) >= 0.12
 }

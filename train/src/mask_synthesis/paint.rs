@@ -57,6 +57,18 @@ impl Layer {
         Some(Layer { x0, y0, width, height, fine, samples: vec![Sample::Nothing; width * height] })
     }
 
+    /// The part of each pixel, 0–1, that something covers.
+    fn covered(&self) -> Vec<f32> {
+        let wide = self.width / self.fine;
+        let mut alpha = vec![0.0; wide * (self.height / self.fine)];
+        let part = 1.0 / (self.fine * self.fine) as f32;
+        let seen = self.samples.iter().enumerate().filter(|(_, sample)| !matches!(sample, Sample::Nothing));
+        seen.for_each(|(i, _)| {
+            alpha[(i / self.width / self.fine) * wide + i % self.width / self.fine] += part
+        });
+        alpha
+    }
+
     /// From the picture's pixels to samples.
     fn local(&self, p: Point) -> Point {
         let fine = self.fine as f32;
@@ -184,11 +196,12 @@ impl Skin {
     }
 }
 
-/// Blends a layer into its picture. `scale` is in pixels per millimetre, `softness` the blur of edges and texture in
-/// pixels.
+/// Blends a layer into its picture, in the light of the skin under it, or under `lit`. `scale` is in pixels per
+/// millimetre, `softness` the blur of edges and texture in pixels.
 pub fn composite(
     picture: &mut Picture,
     layer: &Layer,
+    lit: Option<&Layer>,
     fabric: &Fabric,
     scale: f32,
     softness: f32,
@@ -209,9 +222,11 @@ pub fn composite(
         (0..3).for_each(|k| colour[pixel][k] += c[k] * part);
         alpha[pixel] += part;
     }
-    let Some(skin) = Skin::under(picture, &alpha, layer.x0, layer.y0, w) else {
-        return;
+    let skin = match lit {
+        Some(face) => Skin::under(picture, &face.covered(), face.x0, face.y0, face.width / face.fine),
+        None => Skin::under(picture, &alpha, layer.x0, layer.y0, w),
     };
+    let Some(skin) = skin else { return };
     // Skin reflects about half of the light; a mean luminance of 0.5 is a well exposed face.
     let exposure = (0.35 + 1.15 * skin.mean).clamp(0.4, 1.12) * rng.random_range(0.94f32..1.06);
     if softness > 0.05 {

@@ -12,12 +12,14 @@ use mien::{
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tch::Tensor;
 
-use super::{Style, Wear, put_on, softness};
-use crate::classifier::{
-    augment::Augmentation,
-    dataset::{read_pictures, to_pictures, to_tensor},
-    evaluate::INPUT_SIZE,
-    labels::{Face, read_all},
+use super::{Style, Wardrobe, Wear, put_on, softness};
+use crate::{
+    augment::{Augmentation, Input},
+    classifier::{
+        dataset::{PICTURE_SIDE, read_pictures, to_pictures, to_tensor},
+        evaluate::INPUT_SIZE,
+        labels::read_all,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -56,19 +58,21 @@ pub fn sheet(options: &SheetOptions) -> Result<()> {
     let rows = faces.len().div_ceil(COLUMNS) as u32;
     let mut sheet = Picture::new(COLUMNS as u32 * options.side, rows * options.side);
     let mut pictures = read_pictures(&options.data, &faces)?;
+    let wardrobe = Wardrobe::default();
     for (picture, face) in pictures.iter_mut().zip(&faces) {
         let Some(landmarks) = &face.landmarks else { continue };
         if options.augmented && rng.random_bool(0.5) {
             continue;
         }
-        let wear = options.wear.unwrap_or_else(|| Wear::sample(&mut rng));
-        put_on(picture, landmarks, Style::sample(&mut rng), wear, softness(face.source_side), &mut rng);
+        let wear = options.wear.unwrap_or_else(|| wardrobe.wear(&mut rng));
+        put_on(picture, landmarks, wardrobe.style(&mut rng), wear, softness(face.source_side), &mut rng);
     }
     if options.augmented {
         tch::manual_seed(options.seed as i64);
-        let sides: Vec<f32> = faces.iter().map(Face::side).collect();
-        let size = i64::from(INPUT_SIZE);
-        let inputs = Augmentation::default().apply(&to_tensor(&pictures), &Tensor::from_slice(&sides), size);
+        let sides: Vec<f32> = faces.iter().map(|face| face.side(PICTURE_SIDE)).collect();
+        let input = Input { size: i64::from(INPUT_SIZE), ..Input::default() };
+        let inputs =
+            Augmentation::default().apply(&to_tensor(&pictures), &Tensor::from_slice(&sides), &input);
         pictures = to_pictures(&inputs)?;
     }
     for (i, picture) in pictures.iter().enumerate() {
