@@ -1,7 +1,7 @@
 //! Depthwise convolution, 3×3 and 5×5 at stride 1 and 2.
 //!
 //! Computed in strips: one or two rows of the output by a chunk of channels. The rows of the input that a strip reads
-//! are first copied ([`Strip::scratch`], which stays in the first-level cache), most often interleaved four by four, so
+//! are first copied (to scratch memory, which stays in the first-level cache), most often interleaved four by four, so
 //! that the four bytes of a vector's lane are one channel's values in four rows; a column of the window is then one dot
 //! product of four bytes for each channel. Two rows of the output read nearly the same four rows of the input, so they
 //! share them.
