@@ -55,6 +55,11 @@ impl Detector {
         Ok(Self { network, settings, long_side })
     }
 
+    /// The least score of the faces that it gives, 0–1.
+    pub fn min_score(&self) -> f32 {
+        self.settings.min_score
+    }
+
     /// The faces in a picture, best first; boxes may reach over its edge.
     ///
     /// # Errors

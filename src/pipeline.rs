@@ -64,7 +64,7 @@ pub struct Analyser {
 
 impl Analyser {
     pub fn new(detector: Detector, classifier: Classifier) -> Self {
-        let tracker = Tracker::new(classifier.thresholds());
+        let tracker = Tracker::new(classifier.thresholds(), detector.min_score());
         Self { detector, classifier, tracker }
     }
 }

@@ -23,10 +23,12 @@ const KEPT_BETWEEN_UPDATES: Duration = Duration::from_secs(3);
 const SHOWN: Duration = Duration::from_millis(300);
 /// Motion is carried forward at most so many seconds.
 const CARRIED: f32 = 0.3;
-/// A face of this score is a person at once; one of the second score when it is seen again. A weaker one only continues
-/// a person ("ByteTrack", Zhang et al. 2022).
-const SURE_SCORE: f32 = 0.7;
-const LIKELY_SCORE: f32 = 0.65;
+/// A face whose score exceeds the least by the first is a person at once; by the second, when it is seen again. A weaker
+/// one only continues a person ("ByteTrack", Zhang et al. 2022).
+const SURE: f32 = 0.15;
+const LIKELY: f32 = 0.1;
+/// However high the least score is, a face of this one is a person.
+const MOST_SCORE: f32 = 0.9;
 
 /// How far a face may be from its predicted place, in widths: at once, more per second unseen, and at most.
 const REACH: f32 = 0.5;
@@ -96,14 +98,16 @@ impl Person {
 #[derive(Debug)]
 pub struct Tracker {
     thresholds: Thresholds,
+    min_score: f32,
     tracks: Vec<Track>,
     people_seen: u64,
     latest: Option<Instant>,
 }
 
 impl Tracker {
-    pub fn new(thresholds: Thresholds) -> Self {
-        Self { thresholds, tracks: Vec::new(), people_seen: 0, latest: None }
+    /// `min_score` is the least score of the faces that [`Tracker::update`] is given, 0–1.
+    pub fn new(thresholds: Thresholds, min_score: f32) -> Self {
+        Self { thresholds, min_score, tracks: Vec::new(), people_seen: 0, latest: None }
     }
 
     /// Takes the faces found in the picture captured at `captured` and gives the people in view, by id.
@@ -126,8 +130,8 @@ impl Tracker {
             }
         }
         for track in &mut self.tracks {
-            let least = if track.hits > 1 { LIKELY_SCORE } else { SURE_SCORE };
-            if track.id.is_none() && track.face.score >= least {
+            let margin = if track.hits > 1 { LIKELY } else { SURE };
+            if track.id.is_none() && track.face.score >= (self.min_score + margin).min(MOST_SCORE) {
                 self.people_seen += 1;
                 track.id = Some(self.people_seen);
             }
@@ -417,7 +421,7 @@ mod tests {
     }
 
     fn tracker() -> Tracker {
-        Tracker::new(Thresholds::default())
+        Tracker::new(Thresholds::default(), 0.55)
     }
 
     /// A clock that tells the time of frame `n` at 30 a second.
@@ -524,6 +528,12 @@ mod tests {
         let (mut tracker, time) = (self::tracker(), clock());
         assert!(tracker.update(time(0), &seen(0.66)).is_empty());
         assert_eq!(ids(&tracker.update(time(1), &seen(0.66))), [1]);
+        // Who asks for weaker faces gets weaker people; who asks for none but sure ones loses nobody.
+        let (mut tracker, time) = (Tracker::new(Thresholds::default(), 0.3), clock());
+        assert!(tracker.update(time(0), &seen(0.42)).is_empty());
+        assert_eq!(ids(&tracker.update(time(1), &seen(0.42))), [1]);
+        let (mut tracker, time) = (Tracker::new(Thresholds::default(), 0.95), clock());
+        assert_eq!(ids(&tracker.update(time(0), &seen(0.96))), [1]);
     }
 
     #[test]
