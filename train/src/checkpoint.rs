@@ -109,7 +109,8 @@ pub fn save_weights(path: &Path, store: &nn::VarStore) -> Result<()> {
     write(path, &store.variables().into_iter().collect::<Vec<_>>())
 }
 
-fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+/// Writes beside `path` and renames, so that a stopped run leaves no half file.
+pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let partial = path.with_extension("partial");
     let tensors: Vec<(&str, Tensor)> = tensors
         .iter()

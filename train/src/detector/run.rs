@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions},
-    io::Write,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::mpsc::sync_channel,
     time::Instant,
@@ -23,7 +22,11 @@ use super::{
     scenes::{Scene, Split, read_marks, read_scenes},
     warm_start::warm_start,
 };
-use crate::optimizer::{AdamW, Optimizer};
+use crate::{
+    checkpoint::{self, Ema},
+    metrics::Log,
+    optimizer::{AdamW, Optimizer},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -132,12 +135,13 @@ pub fn train(options: &Options) -> Result<()> {
     let steps = training.len() / options.batch.max(1);
     ensure!(steps > 0, "--batch {}: there are only {} photos to train on", options.batch, training.len());
 
-    let mut run = Run::new(options);
+    let mut run = Run::new(options)?;
     if let Some(path) = &options.warm_start {
         run.warm_start(path)?;
     }
     let first = run.resume(&options.out)?;
     let schedule = Schedule::new(options, first);
+    let mut log = Log::open(&options.out.join("metrics.jsonl"))?;
     for epoch in first..options.epochs {
         let started = Instant::now();
         let Some(means) = run.epoch(options, &schedule, &training, epoch, steps)? else { break };
@@ -170,7 +174,7 @@ pub fn train(options: &Options) -> Result<()> {
             loss: means,
             validation: &reports,
         };
-        append(&options.out.join("metrics.jsonl"), &line)?;
+        log.write(&line)?;
     }
     Ok(())
 }
@@ -225,16 +229,17 @@ struct Run {
     current: Weighted,
     /// The exponential moving average of the weights and of batch norm's statistics.
     average: Weighted,
+    ema: Ema,
     adam: AdamW,
     steps: usize,
 }
 
 impl Run {
-    fn new(options: &Options) -> Self {
+    fn new(options: &Options) -> Result<Self> {
         let (current, mut average) = (Weighted::new(), Weighted::new());
-        average.vs.freeze();
+        let ema = Ema::new(&mut average.vs, &current.vs, AVERAGE)?;
         let adam = AdamW::new(&current.vs, options.weight_decay);
-        Self { current, average, adam, steps: 0 }
+        Ok(Self { current, average, ema, adam, steps: 0 })
     }
 
     fn warm_start(&mut self, path: &Path) -> Result<()> {
@@ -292,25 +297,14 @@ impl Run {
         let loss = loss(&rows, cells, samples);
         self.adam.step(&loss.total, rate);
         self.steps += 1;
-        self.follow();
+        self.ema.update(self.steps as u64);
         loss
-    }
-
-    /// Moves the averaged weights towards the current ones, faster in the first steps.
-    fn follow(&mut self) {
-        let keep = AVERAGE.min((1.0 + self.steps as f64) / (10.0 + self.steps as f64));
-        let current = self.current.vs.variables();
-        tch::no_grad(|| {
-            for (name, mut average) in self.average.vs.variables() {
-                let _ = average.lerp_(&current[&name].detach(), 1.0 - keep);
-            }
-        });
     }
 
     /// Writes the averaged weights and the checkpoint after `epochs` whole epochs.
     fn save(&self, folder: &Path, epochs: u32) -> Result<()> {
         let averaged: Vec<_> = self.average.vs.variables().into_iter().collect();
-        write(&folder.join("face.safetensors"), &averaged)?;
+        checkpoint::write(&folder.join("face.safetensors"), &averaged)?;
         let progress = Tensor::from_slice(&[i64::from(epochs), self.steps as i64]);
         let mut state = vec![("progress".to_owned(), progress)];
         let prefixed =
@@ -318,7 +312,7 @@ impl Run {
         state.extend(averaged.into_iter().map(prefixed("average")));
         state.extend(self.current.vs.variables().into_iter().map(prefixed("current")));
         state.extend(self.adam.state().into_iter().map(prefixed("adam")));
-        write(&folder.join(CHECKPOINT), &state)
+        checkpoint::write(&folder.join(CHECKPOINT), &state)
     }
 
     /// Goes on from the checkpoint in `folder`, if there is one; gives the number of epochs that are done.
@@ -356,24 +350,8 @@ impl Run {
 
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
-/// Writes beside `path` and renames, so that a stopped run leaves no half file.
-fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    Tensor::write_safetensors(tensors, &partial).with_context(|| format!("writing {}", partial.display()))?;
-    fs::rename(&partial, path).with_context(|| format!("writing {}", path.display()))
-}
-
 fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("writing {}", path.display()))
-}
-
-fn append(path: &Path, line: &impl Serialize) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("opening {}", path.display()))?;
-    writeln!(file, "{}", serde_json::to_string(line)?).with_context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]
@@ -422,7 +400,7 @@ mod tests {
         let options = Options { minutes: Some(0.0), ..options(Path::new("")) };
         let schedule = Schedule::new(&options, 1);
         assert_eq!(schedule.progress(1.0), 1.0);
-        let none = Run::new(&options).epoch(&options, &schedule, &scenes(), 1, 2).unwrap();
+        let none = Run::new(&options).unwrap().epoch(&options, &schedule, &scenes(), 1, 2).unwrap();
         assert!(none.is_none());
 
         let options = Options { minutes: Some(1e6), ..options };
@@ -438,12 +416,12 @@ mod tests {
         let (options, scenes) = (options(folder.path()), scenes());
         tch::manual_seed(1);
         let schedule = Schedule::new(&options, 0);
-        let mut run = Run::new(&options);
+        let mut run = Run::new(&options).unwrap();
         run.epoch(&options, &schedule, &scenes, 0, 2).unwrap();
         run.save(folder.path(), 1).unwrap();
         let expected = run.epoch(&options, &schedule, &scenes, 1, 2).unwrap().unwrap();
 
-        let mut resumed = Run::new(&options);
+        let mut resumed = Run::new(&options).unwrap();
         assert_eq!(resumed.resume(folder.path()).unwrap(), 1);
         let means = resumed.epoch(&options, &schedule, &scenes, 1, 2).unwrap().unwrap();
         assert!((means.total - expected.total).abs() < 1e-4, "{means:?}, not {expected:?}");
@@ -458,7 +436,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(CHECKPOINT);
         Tensor::write_safetensors(&[("progress", Tensor::from_slice(&[1i64, 2]))], &path).unwrap();
-        let error = Run::new(&options(folder.path())).resume(folder.path()).unwrap_err();
+        let error = Run::new(&options(folder.path())).unwrap().resume(folder.path()).unwrap_err();
         assert!(error.to_string().contains(CHECKPOINT), "{error:#}");
     }
 }

