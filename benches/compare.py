@@ -8,7 +8,7 @@ on. Programs take turns, round by round, so that a busy moment hits all
 of them; each figure is the median over the rounds, each ratio the median of the rounds' ratios.
 """
 
-import argparse, datetime, json, os, pathlib, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, pathlib, statistics, subprocess, sys, time
 
 import numpy as np
 import onnx

@@ -44,8 +44,9 @@ impl Classifier {
         let mut attributes = Vec::with_capacity(faces.len());
         let mut rest = faces;
         while !rest.is_empty() {
-            // Powers of two, so that there are few plans to keep.
-            let count = 1 << rest.len().min(BATCH).ilog2();
+            // Powers of two, so that there are few plans to keep; plain tract takes long to make one, and gains nothing.
+            let most = if self.network.program().is_some() { BATCH } else { 1 };
+            let count = 1 << rest.len().min(most).ilog2();
             let (batch, later) = rest.split_at(count);
             let crops: Vec<u8> = batch.iter().flat_map(|face| self.crop(picture, face).into_raw()).collect();
             attributes.extend(self.run(&crops, count)?);

@@ -14,6 +14,8 @@ fn explain_lists_every_layer_with_its_time() {
     assert!(layers.iter().all(|layer| layer["microseconds"].as_f64().unwrap() > 0.0));
     assert_eq!(explanation["plain"].as_array().unwrap().len(), 0);
     let face = repository("models/face.onnx");
+    let output = run(["model", "explain", "--json", "--runs", "1", face.to_str().unwrap()]);
+    assert_eq!(lines(&output)[0]["input"], serde_json::json!([1, 320, 320]), "the size that the file names");
     let output = run(["model", "explain", face.to_str().unwrap(), "--size", "64x96", "--runs", "1"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("input 1×64×96×3") && text.contains("nothing stays in plain tract"), "{text}");

@@ -66,11 +66,11 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         }
     };
     // A detector has three outputs, a classifier one.
-    let (network, default_size) = match load(&onnx, &origin, &[classify::OUTPUT]) {
-        Ok(network) => (network, [112, 112]),
-        Err(_) => (load(&onnx, &origin, &detect::OUTPUTS)?, [320, 320]),
-    };
-    let [h, w] = explain.size.unwrap_or(default_size);
+    let network =
+        load(&onnx, &origin, &[classify::OUTPUT]).or_else(|_| load(&onnx, &origin, &detect::OUTPUTS))?;
+    let declared = network.input().map(|[_, h, w]| [h, w]);
+    let [h, w] =
+        explain.size.or(declared).with_context(|| format!("{origin} names no input size: give --size"))?;
     let explanation = Explanation::new(&network, [1, h, w], explain.runs)?;
     let mut out = BufWriter::new(io::stdout().lock());
     match explain.json {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, io::Cursor, sync::Arc, time::Duration};
 
 use tract_onnx::{
-    pb::ModelProto,
+    pb::{ModelProto, ValueInfoProto, tensor_shape_proto, type_proto},
     prelude::*,
     tract_core::{
         internal::{SimpleState, format_err},
@@ -70,6 +70,7 @@ pub struct Output {
 pub struct Network {
     origin: String,
     output_names: Vec<String>,
+    input: Option<InputShape>,
     /// The layers that the int8 engine runs, if any.
     program: Option<Arc<int8::Program>>,
     /// What plain tract runs, if anything.
@@ -154,6 +155,7 @@ impl Network {
         if inputs != ["image"] {
             return Err(foreign(format!("it has the inputs {inputs:?}"), "one input named image"));
         }
+        let input = proto.graph.iter().flat_map(|graph| &graph.input).find_map(declared_shape);
         let graph = proto.graph.iter().flat_map(|graph| &graph.output);
         let outputs: Vec<&str> = graph.map(|output| output.name.as_str()).collect();
         if let Some(missing) = output_names.iter().find(|name| !outputs.contains(name)) {
@@ -170,6 +172,7 @@ impl Network {
         let rest = rest.map(|rest| Rest::new(&rest, program.as_deref())).transpose().map_err(load_error)?;
         Ok(Self {
             origin: origin.into(),
+            input,
             output_names: output_names.iter().map(|&name| name.to_owned()).collect(),
             program,
             rest,
@@ -181,6 +184,11 @@ impl Network {
     /// Where the model came from, for messages.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The input's shape that the file names, if it names all of it.
+    pub fn input(&self) -> Option<InputShape> {
+        self.input
     }
 
     /// The layers that the int8 engine runs.
@@ -200,13 +208,8 @@ impl Network {
     pub fn run(&mut self, pixels: &[u8], shape: InputShape) -> Result<Vec<Output>, EngineError> {
         self.prepare(shape)?;
         let Self { plans, program, rest, output_names, origin, .. } = self;
+        let Some(plan) = plans.get_mut(&shape) else { unreachable!("`prepare` has made it") };
         let run_error = |e: TractError| EngineError::Run { origin: origin.clone(), reason: format!("{e:#}") };
-        let missing = |name: &str| EngineError::Foreign {
-            origin: origin.clone(),
-            found: "it lacks it when running".into(),
-            expected: format!("the output {name}"),
-        };
-        let plan = plans.get_mut(&shape).ok_or_else(|| missing("of a plan"))?;
         let mut results: HashMap<&str, TValue> = HashMap::new();
         let mut run = || -> TractResult<()> {
             let [n, h, w] = shape;
@@ -226,7 +229,11 @@ impl Network {
         };
         run().map_err(run_error)?;
         let output = |name: &String| {
-            let tensor = results.get(name.as_str()).ok_or_else(|| missing(name))?;
+            let tensor = results.get(name.as_str()).ok_or_else(|| EngineError::Foreign {
+                origin: origin.clone(),
+                found: format!("it gives only {:?}", results.keys()),
+                expected: format!("the output {name}"),
+            })?;
             let values = || -> TractResult<Vec<f32>> {
                 Ok(tensor.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
             };
@@ -271,7 +278,7 @@ impl Network {
             Some(program) => {
                 let mut model = TypedModel::default();
                 let source = model.add_source("image", picture.clone())?;
-                let operator = int8::operator::Int8::new(program.clone(), n, [h, w])?;
+                let operator = int8::operator::Int8::new(program.clone(), n, [h, w]);
                 let outlets = model.wire_node("int8", operator, &[source])?;
                 exits = outlets
                     .iter()
@@ -298,6 +305,20 @@ impl Network {
             None => None,
         };
         Ok(Plan { program, rest })
+    }
+}
+
+/// `[N, H, W]` of an input declared as `[N, H, W, 3]`.
+fn declared_shape(input: &ValueInfoProto) -> Option<InputShape> {
+    let Some(type_proto::Value::TensorType(tensor)) = &input.r#type.as_ref()?.value else { return None };
+    let side = |dimension: &tensor_shape_proto::Dimension| match dimension.value {
+        Some(tensor_shape_proto::dimension::Value::DimValue(side)) => usize::try_from(side).ok(),
+        _ => None,
+    };
+    let sides: Option<Vec<usize>> = tensor.shape.as_ref()?.dim.iter().map(side).collect();
+    match sides?[..] {
+        [n, h, w, 3] => Some([n, h, w]),
+        _ => None,
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! Tensors are channels last; see [`super::kernels`] for the arithmetic.
 
+mod convolution;
+mod cut;
 pub mod operator;
 mod program;
 mod recognize;

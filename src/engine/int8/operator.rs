@@ -10,15 +10,19 @@ use super::{Memory, Program};
 #[derive(Clone)]
 pub struct Int8 {
     program: Arc<Program>,
-    memory: Memory,
+    pictures: usize,
+    size: [usize; 2],
 }
 
 impl Int8 {
+    pub fn new(program: Arc<Program>, pictures: usize, size: [usize; 2]) -> Self {
+        Self { program, pictures, size }
+    }
+
     /// # Errors
     /// When a picture of this size is too small.
-    pub fn new(program: Arc<Program>, pictures: usize, size: [usize; 2]) -> TractResult<Self> {
-        let memory = program.memory(pictures, size)?;
-        Ok(Self { program, memory })
+    fn memory(&self) -> TractResult<Memory> {
+        Ok(self.program.memory(self.pictures, self.size)?)
     }
 }
 
@@ -31,6 +35,7 @@ impl std::fmt::Debug for Int8 {
 impl PartialEq for Int8 {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.program, &other.program)
+            && (self.pictures, self.size) == (other.pictures, other.size)
     }
 }
 
@@ -52,14 +57,15 @@ impl EvalOp for Int8 {
     not_out_of_plan!();
 
     fn state(&self, _: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
-        Ok(Some(Box::new(State(self.memory.clone()))))
+        Ok(Some(Box::new(State(self.memory()?))))
     }
 }
 
 impl TypedOp for Int8 {
     fn output_facts(&self, _: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let shapes = self.program.exits.iter().map(|exit| self.memory.exit(&self.program, exit).0);
-        Ok(shapes.map(|shape| f32::fact(&shape)).collect())
+        let memory = self.memory()?;
+        let shapes = self.program.exits.iter().map(|exit| memory.exit_shape(&self.program, exit));
+        Ok(shapes.map(f32::fact).collect())
     }
 
     as_op!();
@@ -75,8 +81,8 @@ impl OpState for State {
         let input = args_1!(inputs);
         op.program.run(input.try_as_plain_ram()?.as_slice::<u8>()?, &mut self.0);
         let exits = op.program.exits.iter().map(|exit| {
-            let (shape, values) = self.0.exit(&op.program, exit);
-            Ok(Tensor::from_shape(&shape, &values)?.into_tvalue())
+            let shape = self.0.exit_shape(&op.program, exit);
+            Ok(Tensor::from_shape(&shape, &self.0.exit(&op.program, exit))?.into_tvalue())
         });
         exits.collect()
     }

@@ -6,7 +6,7 @@ use super::super::kernels::{
     InstructionSet,
     depthwise::Depthwise,
     pointwise::{Addition, Pointwise, Target},
-    stride,
+    requantize, stride,
 };
 
 /// What a u8 stands for: `scale × (q − zero_point)`.
@@ -147,8 +147,14 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Shapes and values of the exits, as the graph's other operators expect them: f32, `[N, C, H, W]` or `[N, C]`.
-    pub fn exit(&self, program: &Program, exit: &Exit) -> (Vec<usize>, Vec<f32>) {
+    /// The shape of an exit, as the graph's other operators expect it: `[N, C, H, W]` or `[N, C]`.
+    pub fn exit_shape(&self, program: &Program, exit: &Exit) -> Vec<usize> {
+        let (channels, [h, w]) = (program.channels[exit.tensor], self.sizes[exit.tensor]);
+        if exit.flat { vec![self.pictures, channels] } else { vec![self.pictures, channels, h, w] }
+    }
+
+    /// What left there in the last run, of [`Memory::exit_shape`].
+    pub fn exit(&self, program: &Program, exit: &Exit) -> Vec<f32> {
         let channels = program.channels[exit.tensor];
         let [h, w] = self.sizes[exit.tensor];
         let pixels = h * w;
@@ -175,9 +181,7 @@ impl Memory {
                 }
             }
         }
-        let shape =
-            if exit.flat { vec![self.pictures, channels] } else { vec![self.pictures, channels, h, w] };
-        (shape, values)
+        values
     }
 }
 
@@ -330,7 +334,7 @@ impl Program {
             }
             Operation::Add { addition, a_zero_point } => {
                 let length = pictures * h * w * stride(channels);
-                add(&read(0)[..length], *a_zero_point, &read(1)[..length], addition, &mut written);
+                add(&read(0)[..length], *a_zero_point, &read(1)[..length], *addition, &mut written);
             }
             Operation::Upsample => {
                 let step = stride(channels);
@@ -431,20 +435,9 @@ impl Patch {
     }
 }
 
-/// Rounds to the nearest whole number, ties to even, as adding and taking away 1.5 × 2^23 does for anything below
-/// 2^22: instruction sets without a rounding instruction do it as fast as those with one.
-fn round(x: f32) -> i32 {
-    const MAGIC: f32 = 12_582_912.0;
-    let x = x.clamp(-4e6, 4e6) + MAGIC;
-    x.to_bits() as i32 - MAGIC.to_bits() as i32
-}
-
-fn add(a: &[u8], a_zero_point: u8, b: &[u8], addition: &Addition, to: &mut [u8]) {
-    let Addition { a_factor, b_factor, b_zero_point, zero_point } = *addition;
+fn add(a: &[u8], a_zero_point: u8, b: &[u8], addition: Addition, to: &mut [u8]) {
     for ((&a, &b), to) in a.iter().zip(b).zip(to) {
-        let a = (i32::from(a) - i32::from(a_zero_point)) as f32;
-        let b = (i32::from(b) - i32::from(b_zero_point)) as f32;
-        *to = (round(a * a_factor + b * b_factor) + i32::from(zero_point)).clamp(0, 255) as u8;
+        *to = addition.of(i32::from(a) - i32::from(a_zero_point), b);
     }
 }
 
@@ -460,7 +453,7 @@ fn pool(from: &[u8], bias: i32, multiplier: f32, zero_point: u8, to: &mut [u8]) 
             }
         }
         for (to, sum) in to.iter_mut().zip(sums) {
-            *to = (round(sum as f32 * multiplier) + i32::from(zero_point)).clamp(0, 255) as u8;
+            *to = (requantize(sum, multiplier, zero_point) + i32::from(zero_point)) as u8;
         }
     }
 }
@@ -468,13 +461,6 @@ fn pool(from: &[u8], bias: i32, multiplier: f32, zero_point: u8, to: &mut [u8]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rounding_is_to_even() {
-        for x in [-2.5f32, -1.5, -0.5, 0.0, 0.5, 1.5, 2.4999998, 7.0, 1e6, -1e6 - 0.5] {
-            assert_eq!(round(x), x.round_ties_even() as i32, "{x}");
-        }
-    }
 
     #[test]
     fn windows_fit_as_often_as_they_should() {

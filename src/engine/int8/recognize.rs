@@ -1,21 +1,17 @@
 //! ONNX in, a program out, and what is left.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tract_onnx::{
-    pb::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto},
+    pb::{GraphProto, ModelProto, NodeProto, TensorProto},
     prelude::*,
     tract_core::internal::format_err,
 };
 
 use super::{
-    super::kernels::{
-        InstructionSet,
-        depthwise::{Depthwise, Parameters, Window},
-        pointwise::{Addition, Pointwise},
-        stride,
-    },
-    program::{Exit, Geometry, Layer, Operation, PICTURE, Patch, Program, Quantization, TensorId},
+    super::kernels::{InstructionSet, pointwise::Addition},
+    convolution::{Convolution, Form},
+    program::{Geometry, Layer, Operation, PICTURE, Program, Quantization, TensorId},
 };
 
 /// What became of a node of the graph.
@@ -41,7 +37,7 @@ pub struct Recognized {
 
 /// What a name in the graph stands for.
 #[derive(Clone)]
-enum Value {
+pub(super) enum Value {
     Constant(Arc<Tensor>),
     /// A constant in whole numbers, to be multiplied by the scale of its first axis (or the only one).
     Scaled {
@@ -65,38 +61,21 @@ enum Value {
 }
 
 #[derive(Clone)]
-enum Sum {
+pub(super) enum Sum {
     Convolution(Arc<Convolution>),
     Add([(TensorId, Quantization); 2]),
     Pool(TensorId, Quantization),
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Limits {
-    low: f32,
-    high: f32,
+pub(super) struct Limits {
+    pub low: f32,
+    pub high: f32,
 }
 
 const UNLIMITED: Limits = Limits { low: f32::NEG_INFINITY, high: f32::INFINITY };
 
-/// A convolution, or a matrix product as one of a single pixel.
-struct Convolution {
-    name: String,
-    input: TensorId,
-    quantization: Quantization,
-    /// `[outputs, inputs of a group, side, side]`
-    weights: Vec<i8>,
-    /// Scale of each output's sums.
-    scales: Vec<f32>,
-    /// In units of `scales`, without the input's zero point.
-    bias: Vec<i32>,
-    inputs: usize,
-    groups: usize,
-    geometry: Geometry,
-    flat: bool,
-}
-
-type Step<T> = Result<T, String>;
+pub(super) type Step<T> = Result<T, String>;
 
 /// Cuts a graph with the input `image` (u8, `[N, H, W, 3]`) into a program and a rest.
 ///
@@ -118,15 +97,15 @@ pub fn recognize(proto: &ModelProto, set: InstructionSet) -> TractResult<Recogni
     }
 }
 
-struct Reader<'a> {
-    graph: &'a GraphProto,
-    set: InstructionSet,
+pub(super) struct Reader<'a> {
+    pub(super) graph: &'a GraphProto,
+    pub(super) set: InstructionSet,
     refused: &'a HashMap<String, String>,
-    values: HashMap<&'a str, Value>,
-    fates: Vec<Fate>,
-    layers: Vec<Layer>,
-    channels: Vec<usize>,
-    real: Vec<bool>,
+    pub(super) values: HashMap<&'a str, Value>,
+    pub(super) fates: Vec<Fate>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) channels: Vec<usize>,
+    pub(super) real: Vec<bool>,
 }
 
 impl<'a> Reader<'a> {
@@ -299,7 +278,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn new_tensor(&mut self, channels: usize, real: bool) -> TensorId {
+    pub(super) fn new_tensor(&mut self, channels: usize, real: bool) -> TensorId {
         self.channels.push(channels);
         self.real.push(real);
         self.channels.len() - 1
@@ -320,7 +299,7 @@ impl<'a> Reader<'a> {
         let (inputs, operation, channels, flat) = match sum {
             Sum::Convolution(convolution) => {
                 let operation = convolution.quantized(self.set, to)?;
-                (vec![convolution.input], operation, convolution.bias.len(), convolution.flat)
+                (vec![convolution.input], operation, convolution.bias.len(), convolution.form.flat)
             }
             Sum::Add([(a, a_quantization), (b, b_quantization)]) => {
                 let addition = Addition {
@@ -398,18 +377,8 @@ impl<'a> Reader<'a> {
         if groups != 1 && !(depthwise && input != PICTURE) {
             return Err(format!("{groups} groups of {side}×{side} windows have no int8 operator"));
         }
-        let convolution = self.convolved(
-            node,
-            input,
-            quantization,
-            &whole,
-            scales,
-            inputs * groups,
-            groups,
-            geometry,
-            false,
-        )?;
-        Ok(Value::Sum(Sum::Convolution(Arc::new(convolution)), UNLIMITED))
+        let form = Form { inputs: inputs * groups, groups, geometry, flat: false };
+        self.convolved(node, (input, quantization), (whole, scales), form)
     }
 
     fn product(&self, node: &NodeProto) -> Step<Value> {
@@ -429,9 +398,8 @@ impl<'a> Reader<'a> {
             return Err(format!("it takes {inputs} channels of {}", self.channels[input]));
         }
         let geometry = Geometry { side: 1, step: 1, padding: [0; 4] };
-        let convolution =
-            self.convolved(node, input, quantization, &whole, scales, inputs, 1, geometry, true)?;
-        Ok(Value::Sum(Sum::Convolution(Arc::new(convolution)), UNLIMITED))
+        let form = Form { inputs, groups: 1, geometry, flat: true };
+        self.convolved(node, (input, quantization), (whole, scales), form)
     }
 
     fn weights(&self, node: &NodeProto, n: usize) -> Step<(Arc<Tensor>, Vec<f32>)> {
@@ -441,19 +409,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn convolved(
         &self,
         node: &NodeProto,
-        input: TensorId,
-        quantization: Quantization,
-        whole: &Tensor,
-        scales: Vec<f32>,
-        inputs: usize,
-        groups: usize,
-        geometry: Geometry,
-        flat: bool,
-    ) -> Step<Convolution> {
+        (input, quantization): (TensorId, Quantization),
+        (whole, scales): (Arc<Tensor>, Vec<f32>),
+        form: Form,
+    ) -> Step<Value> {
         let outputs = whole.shape()[0];
         let scales: Vec<f32> = match scales.len() {
             1 => vec![scales[0] * quantization.scale; outputs],
@@ -478,283 +440,21 @@ impl<'a> Reader<'a> {
         } else {
             vec![0; outputs]
         };
-        let weights = numbers::<i8>(whole)?;
-        let name = layer_name(output(node)).to_owned();
-        Ok(Convolution { name, input, quantization, weights, scales, bias, inputs, groups, geometry, flat })
-    }
-
-    /// Cuts the graph where plain tract takes over; or names a node that has to stay plain, and why.
-    fn cut(mut self, proto: &ModelProto) -> Result<Recognized, (String, String)> {
-        let makers: HashMap<&str, usize> =
-            self.graph.node.iter().enumerate().map(|(index, node)| (output(node), index)).collect();
-        // From the outputs back to what the program can give.
-        let (mut exits, mut plain, mut seen) = (Vec::<&str>::new(), HashSet::new(), HashSet::new());
-        let mut wanted: Vec<&str> = self.graph.output.iter().map(|output| output.name.as_str()).collect();
-        while let Some(name) = wanted.pop() {
-            if name.is_empty() || !seen.insert(name) {
-                continue;
-            }
-            let maker = makers.get(name).copied();
-            let gives = match self.values.get(name) {
-                Some(Value::Real { tensor, .. }) => *tensor != PICTURE,
-                Some(Value::Sum(..)) => true,
-                // What only changes the order or number of u8 values may as well happen outside.
-                Some(Value::Quantized { .. }) => {
-                    maker.is_some_and(|maker| self.graph.node[maker].op_type == "QuantizeLinear")
-                }
-                Some(Value::Constant(_) | Value::Scaled { .. }) | None => false,
-            };
-            if gives {
-                exits.push(name);
-            } else if let Some(maker) = maker {
-                plain.insert(maker);
-                wanted.extend(self.graph.node[maker].input.iter().map(String::as_str));
-            }
-        }
-        let picture_is_read = seen.contains("image");
-
-        let mut program_exits = Vec::new();
-        let mut requantized = Vec::new();
-        for name in exits {
-            let (tensor, quantization, flat) = match self.values[name].clone() {
-                Value::Real { tensor, quantization, flat } => (tensor, Some(quantization), flat),
-                Value::Quantized { tensor, quantization, flat } => {
-                    requantized.push((name, makers[name]));
-                    (tensor, quantization, flat)
-                }
-                Value::Sum(Sum::Convolution(convolution), limits)
-                    if limits.low == f32::NEG_INFINITY && limits.high == f32::INFINITY =>
-                {
-                    let operation = convolution.real(self.set).map_err(|reason| (name.to_owned(), reason))?;
-                    let tensor = self.new_tensor(convolution.bias.len(), true);
-                    self.layers.push(Layer {
-                        name: convolution.name.clone(),
-                        operation,
-                        inputs: vec![convolution.input],
-                        output: tensor,
-                    });
-                    (tensor, None, convolution.flat)
-                }
-                _ => return Err((name.to_owned(), "its result is not quantised".into())),
-            };
-            program_exits.push(Exit { name: name.to_owned(), tensor, quantization, flat });
-        }
-        self.keep_what_is_read(&program_exits);
-        self.fuse_additions(&program_exits);
-
-        let rest = (!plain.is_empty() || !requantized.is_empty())
-            .then(|| self.rest(proto, &plain, &mut program_exits, &requantized, picture_is_read));
-        let named = |(node, fate): (&NodeProto, Fate)| (output(node).to_owned(), node.op_type.clone(), fate);
-        let fates = self.graph.node.iter().zip(self.fates).map(named).collect();
-        let program = (!self.layers.is_empty()).then_some(Program {
-            set: self.set,
-            layers: self.layers,
-            channels: self.channels,
-            real: self.real,
-            exits: program_exits,
-        });
-        // A program of nothing but exits of the picture would only copy it.
-        let rest = if program.is_none() { Some(proto.clone()) } else { rest };
-        Ok(Recognized { program, rest, fates })
-    }
-
-    fn keep_what_is_read(&mut self, exits: &[Exit]) {
-        let mut read: HashSet<TensorId> = exits.iter().map(|exit| exit.tensor).collect();
-        let mut kept: Vec<Layer> = Vec::new();
-        for layer in std::mem::take(&mut self.layers).into_iter().rev() {
-            if read.contains(&layer.output) {
-                read.extend(&layer.inputs);
-                kept.push(layer);
-            }
-        }
-        kept.reverse();
-        self.layers = kept;
-    }
-
-    /// Adds where a pointwise convolution writes, if nobody else reads what it gives.
-    fn fuse_additions(&mut self, exits: &[Exit]) {
-        let mut index = 0;
-        while index < self.layers.len() {
-            if let Operation::Add { addition, a_zero_point } = self.layers[index].operation
-                && let Some((at, other)) = self.fusible(index, exits)
-            {
-                let swapped = self.layers[index].inputs[1] != other;
-                let addition = if swapped {
-                    Addition {
-                        a_factor: addition.b_factor,
-                        b_factor: addition.a_factor,
-                        b_zero_point: a_zero_point,
-                        zero_point: addition.zero_point,
-                    }
-                } else {
-                    addition
-                };
-                let sum = self.layers.remove(index);
-                let mut product = self.layers.remove(at);
-                if let Operation::Pointwise(pointwise) = product.operation {
-                    product.operation = Operation::PointwiseAdd(pointwise, addition);
-                    product.inputs.push(other);
-                    product.output = sum.output;
-                    product.name = format!("{} + {}", product.name, sum.name);
-                    // Where the sum was: by then the other operand is there.
-                    self.layers.insert(index - 1, product);
-                    continue;
-                }
-                unreachable!("only a pointwise convolution is fusible");
-            }
-            index += 1;
-        }
-    }
-
-    /// The pointwise convolution before the addition at `index` that may take it over, and the other operand.
-    fn fusible(&self, index: usize, exits: &[Exit]) -> Option<(usize, TensorId)> {
-        let &[a, b] = self.layers[index].inputs.as_slice() else { return None };
-        let candidates = [(a, b), (b, a)].into_iter().filter_map(|(mine, other)| {
-            let at = self.layers[..index].iter().rposition(|layer| layer.output == mine)?;
-            let readers = self.layers.iter().filter(|layer| layer.inputs.contains(&mine)).count();
-            let alone = readers == 1 && !exits.iter().any(|exit| exit.tensor == mine);
-            let pointwise = matches!(self.layers[at].operation, Operation::Pointwise(_));
-            (alone && pointwise && a != b && other != PICTURE).then_some((at, other))
-        });
-        candidates.max_by_key(|(at, _)| *at)
-    }
-
-    /// The graph without what the program does.
-    fn rest(
-        &self,
-        proto: &ModelProto,
-        plain: &HashSet<usize>,
-        exits: &mut [Exit],
-        requantized: &[(&str, usize)],
-        picture_is_read: bool,
-    ) -> ModelProto {
-        let mut nodes: Vec<NodeProto> = Vec::new();
-        for &(name, maker) in requantized {
-            // The program's exits are f32; this makes u8 of them again, without loss.
-            let real = format!("{name}/exit");
-            for exit in exits.iter_mut().filter(|exit| exit.name == name) {
-                exit.name.clone_from(&real);
-            }
-            let mut node = self.graph.node[maker].clone();
-            if node.op_type == "QuantizeLinear" {
-                node.input[0] = real;
-            }
-            nodes.push(node);
-        }
-        let mut indices: Vec<&usize> = plain.iter().collect();
-        indices.sort_unstable();
-        nodes.extend(indices.into_iter().map(|&index| self.graph.node[index].clone()));
-        let read: HashSet<&str> = nodes.iter().flat_map(|node| &node.input).map(String::as_str).collect();
-        let input = |name: &str| ValueInfoProto {
-            name: name.to_owned(),
-            r#type: Some(TypeProto {
-                denotation: String::new(),
-                value: Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: 1, shape: None })),
-            }),
-            doc_string: String::new(),
+        let convolution = Convolution {
+            name: layer_name(output(node)).to_owned(),
+            input,
+            quantization,
+            weights: numbers::<i8>(&whole)?,
+            scales,
+            bias,
+            form,
         };
-        let mut inputs: Vec<ValueInfoProto> =
-            self.graph.input.iter().filter(|_| picture_is_read).cloned().collect();
-        inputs.extend(
-            exits.iter().filter(|exit| read.contains(exit.name.as_str())).map(|exit| input(&exit.name)),
-        );
-        let initializer = self
-            .graph
-            .initializer
-            .iter()
-            .filter(|tensor| read.contains(tensor.name.as_str()))
-            .cloned()
-            .collect();
-        let made: HashSet<&str> = nodes.iter().map(output).collect();
-        let outputs =
-            self.graph.output.iter().filter(|output| made.contains(output.name.as_str())).cloned().collect();
-        let graph = GraphProto {
-            initializer,
-            input: inputs,
-            output: outputs,
-            value_info: Vec::new(),
-            node: nodes,
-            ..self.graph.clone()
-        };
-        ModelProto { graph: Some(graph), ..proto.clone() }
-    }
-}
-
-impl Convolution {
-    /// The bias with the input's zero point in it, and the largest sum that is possible.
-    fn folded(&self) -> Step<(Vec<i32>, Vec<i64>)> {
-        let per_output = self.weights.len() / self.bias.len().max(1);
-        let mut folded = Vec::with_capacity(self.bias.len());
-        let mut largest = Vec::with_capacity(self.bias.len());
-        for (&bias, weights) in self.bias.iter().zip(self.weights.chunks_exact(per_output.max(1))) {
-            let sum: i64 = weights.iter().map(|&weight| i64::from(weight)).sum();
-            let reach: i64 = weights.iter().map(|&weight| 255 * i64::from(weight).abs()).sum();
-            let bias = i64::from(bias) - i64::from(self.quantization.zero_point) * sum;
-            largest.push(bias.abs() + reach);
-            folded.push(i32::try_from(bias).map_err(|_| "its bias is too large".to_owned())?);
-        }
-        if largest.iter().any(|&sum| sum > i64::from(i32::MAX)) {
-            return Err("its sums may not fit in 32 bits".into());
-        }
-        Ok((folded, largest))
-    }
-
-    fn quantized(&self, set: InstructionSet, to: Quantization) -> Step<Operation> {
-        let multipliers: Vec<f32> = self.scales.iter().map(|scale| scale / to.scale).collect();
-        let (bias, largest) = self.folded()?;
-        if largest.iter().zip(&multipliers).any(|(&sum, multiplier)| sum as f32 * multiplier >= 2e9) {
-            return Err("its scaled sums may not fit in 32 bits".into());
-        }
-        let Geometry { side, step, padding } = self.geometry;
-        if self.groups == 1 {
-            return Ok(self.product(set, &bias, &multipliers, to.zero_point));
-        }
-        let kernel = Depthwise::new(
-            set,
-            Parameters {
-                window: Window { side, step },
-                above: padding[0],
-                left: padding[1],
-                weights: &self.weights,
-                bias: &bias,
-                multipliers: &multipliers,
-                padding: self.quantization.zero_point,
-                zero_point: to.zero_point,
-            },
-        );
-        Ok(Operation::Depthwise { kernel, geometry: self.geometry })
-    }
-
-    fn real(&self, set: InstructionSet) -> Step<Operation> {
-        if self.groups != 1 {
-            return Err("a depthwise result has to be quantised".into());
-        }
-        Ok(self.product(set, &self.folded()?.0, &self.scales, 0))
-    }
-
-    fn product(&self, set: InstructionSet, bias: &[i32], multipliers: &[f32], zero_point: u8) -> Operation {
-        let Geometry { side, step, padding } = self.geometry;
-        let product = |weights: &[i8]| Pointwise::new(set, weights, bias, multipliers, zero_point);
-        if (side, step, padding) == (1, 1, [0; 4]) && self.input != PICTURE {
-            return Operation::Pointwise(product(&self.weights));
-        }
-        // [outputs, inputs, side, side] to [outputs, side, side, inputs].
-        let window = side * side;
-        let mut turned = Vec::with_capacity(self.weights.len());
-        for weights in self.weights.chunks_exact(self.inputs * window) {
-            for at in 0..window {
-                turned.extend((0..self.inputs).map(|input| weights[input * window + at]));
-            }
-        }
-        debug_assert!(stride(turned.len() / bias.len()) >= window * self.inputs);
-        let window =
-            Patch { geometry: self.geometry, channels: self.inputs, padding: self.quantization.zero_point };
-        Operation::Dense { window, product: product(&turned) }
+        Ok(Value::Sum(Sum::Convolution(Arc::new(convolution)), UNLIMITED))
     }
 }
 
 /// The name of a node's only output.
-fn output(node: &NodeProto) -> &str {
+pub(super) fn output(node: &NodeProto) -> &str {
     node.output.first().map_or("", String::as_str)
 }
 

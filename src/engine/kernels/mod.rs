@@ -137,21 +137,33 @@ pub const fn stride(channels: usize) -> usize {
     channels.next_multiple_of(4)
 }
 
-/// What becomes of a sum: the multiplier of each channel, and the output's zero point.
-#[derive(Debug, Clone, Copy)]
-pub struct Requantization<'a> {
-    pub multipliers: &'a [f32],
-    pub zero_point: u8,
+/// Rounds to the nearest whole number, ties to even, as adding and taking away 1.5 × 2²³ does for anything below 2²²
+/// (what lies beyond is limited to ±4 million): CPUs without a rounding instruction do it as fast as those with one.
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x.clamp(-4e6, 4e6) + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }
 
 /// `round_ties_even(sum × multiplier)`, limited to what the output holds, less its zero point.
 #[inline(always)]
-fn requantize(sum: i32, multiplier: f32, zero_point: u8) -> i32 {
+pub(super) fn requantize(sum: i32, multiplier: f32, zero_point: u8) -> i32 {
     let zero = i32::from(zero_point);
-    ((sum as f32 * multiplier).round_ties_even() as i32).clamp(-zero, 255 - zero)
+    round(sum as f32 * multiplier).clamp(-zero, 255 - zero)
 }
 
 /// The bias of a kernel that multiplies inputs less 128.
 fn signed_bias(bias: i32, weights: &[i8]) -> i32 {
     weights.iter().fold(bias, |bias, &weight| bias.wrapping_add(128 * i32::from(weight)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rounding_is_to_even() {
+        for x in [-2.5f32, -1.5, -0.5, 0.0, 0.5, 1.5, 2.4999998, 7.0, 1e6, -1e6 - 0.5] {
+            assert_eq!(super::round(x), x.round_ties_even() as i32, "{x}");
+        }
+        assert!(super::round(3e9) > 255 && super::round(-3e9) < -255);
+    }
 }

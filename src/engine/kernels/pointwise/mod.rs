@@ -4,7 +4,7 @@
 //! and the pixels into tiles, so that all sums of a tile stay in registers. Weights are packed once, in the order in
 //! which a tile reads them.
 
-use super::{InstructionSet, signed_bias, stride};
+use super::{InstructionSet, round, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -89,6 +89,16 @@ pub struct Addition {
     pub b_zero_point: u8,
     /// Zero point of the sum.
     pub zero_point: u8,
+}
+
+impl Addition {
+    /// The sum of `a`, without its zero point, and `b`, with it.
+    #[inline(always)]
+    pub fn of(&self, a: i32, b: u8) -> u8 {
+        let b = i32::from(b) - i32::from(self.b_zero_point);
+        let sum = round(a as f32 * self.a_factor + b as f32 * self.b_factor);
+        (sum + i32::from(self.zero_point)).clamp(0, 255) as u8
+    }
 }
 
 /// What the sums become.

@@ -1,6 +1,6 @@
 //! What the other kernels are measured by.
 
-use super::{super::requantize, Addition, Kernel, Output, Tile};
+use super::{super::requantize, Kernel, Output, Tile};
 
 pub(super) static KERNEL: Kernel =
     Kernel { lanes: LANES, vectors: 1, pixels: &[1], group: 1, signed: false, order: |_, _, lane| lane, run };
@@ -42,15 +42,5 @@ unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
                 }
             }
         }
-    }
-}
-
-impl Addition {
-    /// The sum of `a`, without its zero point, and `b`, with it.
-    #[inline(always)]
-    pub fn of(&self, a: i32, b: u8) -> u8 {
-        let b = i32::from(b) - i32::from(self.b_zero_point);
-        let sum = a as f32 * self.a_factor + b as f32 * self.b_factor;
-        (sum.round_ties_even() as i32).saturating_add(i32::from(self.zero_point)).clamp(0, 255) as u8
     }
 }
