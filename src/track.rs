@@ -25,8 +25,8 @@ const SHOWN: Duration = Duration::from_millis(300);
 const CARRIED: f32 = 0.3;
 /// A face whose score exceeds the least by the first is a person at once; by the second, when it is seen again. A weaker
 /// one only continues a person ("ByteTrack", Zhang et al. 2022).
-const SURE: f32 = 0.15;
-const LIKELY: f32 = 0.1;
+const SURE: f32 = 0.2;
+const LIKELY: f32 = 0.15;
 /// However high the least score is, a face of this one is a person.
 const MOST_SCORE: f32 = 0.9;
 
@@ -520,18 +520,18 @@ mod tests {
         let (mut tracker, time) = (tracker(), clock());
         let seen = |score| [(face(50.0, 80.0, 60.0, score), BAREFACED)];
         for n in 0..4 {
-            assert!(tracker.update(time(n), &seen(0.6)).is_empty());
+            assert!(tracker.update(time(n), &seen(0.68)).is_empty());
         }
         assert_eq!(tracker.people_seen(), 0);
-        assert_eq!(ids(&tracker.update(time(4), &seen(0.66))), [1]);
+        assert_eq!(ids(&tracker.update(time(4), &seen(0.71))), [1]);
         assert_eq!(ids(&tracker.update(time(5), &seen(0.6))), [1]);
         let (mut tracker, time) = (self::tracker(), clock());
-        assert!(tracker.update(time(0), &seen(0.66)).is_empty());
-        assert_eq!(ids(&tracker.update(time(1), &seen(0.66))), [1]);
+        assert!(tracker.update(time(0), &seen(0.71)).is_empty());
+        assert_eq!(ids(&tracker.update(time(1), &seen(0.71))), [1]);
         // Who asks for weaker faces gets weaker people; who asks for none but sure ones loses nobody.
         let (mut tracker, time) = (Tracker::new(Thresholds::default(), 0.3), clock());
-        assert!(tracker.update(time(0), &seen(0.42)).is_empty());
-        assert_eq!(ids(&tracker.update(time(1), &seen(0.42))), [1]);
+        assert!(tracker.update(time(0), &seen(0.46)).is_empty());
+        assert_eq!(ids(&tracker.update(time(1), &seen(0.46))), [1]);
         let (mut tracker, time) = (Tracker::new(Thresholds::default(), 0.95), clock());
         assert_eq!(ids(&tracker.update(time(0), &seen(0.96))), [1]);
     }

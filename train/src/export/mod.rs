@@ -84,6 +84,8 @@ const BATCH: usize = 16;
 /// Writes a network as ONNX with its card, and prints what it measured of it as JSON.
 pub fn export(options: &Options) -> Result<()> {
     tch::set_num_threads(options.threads);
+    // The values from which ranges are chosen are drawn by lot: the same weights are to give the same file.
+    tch::manual_seed(0);
     let variables: Variables = Tensor::read_safetensors(&options.weights)
         .with_context(|| format!("reading the weights {}", options.weights.display()))?
         .into_iter()
