@@ -20,7 +20,7 @@ const NAMES: u32 = 160;
 pub fn bars(title: &str, values: &[(String, f64)]) -> Result<String> {
     let mut svg = String::new();
     let n = values.len();
-    let size = (WIDTH, 70 + 22 * n as u32);
+    let size = (WIDTH, 70 + 22 * n.max(2) as u32);
     {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE)?;
@@ -36,7 +36,7 @@ pub fn bars(title: &str, values: &[(String, f64)]) -> Result<String> {
             .configure_mesh()
             .max_light_lines(1)
             .disable_y_mesh()
-            .y_labels(n)
+            .y_labels(n.max(2))
             .label_style((FONT, LABEL))
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|row| match row {
@@ -186,9 +186,9 @@ pub fn matrix(title: &str, names: &[String], counts: &[&[u32]]) -> Result<String
     Ok(svg)
 }
 
-/// `n` segments; an axis has at least one.
+/// One for each of `n` rows, and never fewer than two: plotters can't draw a single one.
 fn segments(n: usize) -> SegmentedCoord<RangedCoordusize> {
-    (0..n.saturating_sub(1)).into_segmented()
+    (0..n.max(2) - 1).into_segmented()
 }
 
 /// A whole number, or three decimals.
@@ -206,6 +206,8 @@ mod tests {
         for text in ["Faces", "worn", "none", "12", "0.250"] {
             assert!(svg.contains(&format!("\n{text}\n")), "{text} is not in {svg}");
         }
+        let alone = bars("Faces", &[("alone".into(), 3.0)]).unwrap();
+        assert!(alone.contains("\nalone\n"), "{alone}");
         assert!(bars("Nothing", &[]).unwrap().ends_with("</svg>\n"));
     }
 
