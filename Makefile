@@ -1,6 +1,7 @@
 # make run        set up, build, open the camera and the window; without them, the demo
 # make test       set up (libtorch too) and run every test of the workspace
 # make test-data  check the shipped models on ../shared/data (not part of the repository)
+# make models     train both networks on ../shared/data, export them into models/, measure them, write their cards
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
 # make cross      build for aarch64 and run the unit tests under qemu-user
@@ -16,7 +17,7 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data bench check cross setup setup-train setup-cross
+.PHONY: run build test test-data models bench check cross setup setup-train setup-cross
 
 run: build
 	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
@@ -30,6 +31,10 @@ test: setup-train
 test-data: setup-train
 	$(WITH_TORCH) cargo build --release --workspace
 	$(WITH_TORCH) "$${CARGO_TARGET_DIR:-target}/release/mien-train" measure --data "$(DATA)"
+
+models: setup-train
+	$(WITH_TORCH) cargo build --release --workspace
+	$(WITH_TORCH) scripts/models "$(DATA)"
 
 bench: build setup-train
 	$(VENV_PATH)/bin/python -c "import cv2" 2>/dev/null || $(VENV_PATH)/bin/pip install --quiet opencv-python-headless

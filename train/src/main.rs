@@ -8,10 +8,12 @@ mod device;
 mod export;
 mod interrupt;
 mod ledger;
+mod lettering;
 mod loss;
 mod mask_synthesis;
 mod measure;
 mod metrics;
+mod mistakes;
 mod network;
 mod optimizer;
 mod output;
@@ -55,6 +57,10 @@ enum Command {
     Export(export::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
+    /// Measure them and write the figures into their cards
+    Card(measure::Options),
+    /// Show what the shipped classifier gets wrong
+    Mistakes(mistakes::Options),
     /// Compare mien's engine with onnxruntime on real faces
     Agree(agree::Options),
     /// Show what each augmentation and each painted mask does to faces of the data packs
@@ -81,6 +87,8 @@ fn main() -> Result<()> {
         Command::Queue(options) => ledger::queue(&options),
         Command::Export(options) => export::export(&options),
         Command::Measure(options) => measure::measure(&options),
+        Command::Card(options) => measure::card(&options),
+        Command::Mistakes(options) => mistakes::mistakes(&options),
         Command::Agree(options) => agree::agree(&options),
         Command::ContactSheet(options) => augment::contact_sheet(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),

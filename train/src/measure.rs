@@ -4,13 +4,20 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressIterator};
-use mien::{classify::Classifier, detect::Detector, engine::EngineKind, models::Model};
-use serde_json::json;
+use mien::{
+    classify::Classifier,
+    detect::{Detector, Face},
+    engine::EngineKind,
+    frame::Picture,
+    models::Model,
+};
+use serde_json::{Value, json};
 use tch::Device;
 
 use crate::{
     classifier::{evaluate::Validation, labels, split::Split},
-    detector,
+    detector::{self, Scene, Yunet},
+    export::card,
 };
 
 #[derive(Debug, clap::Args)]
@@ -24,6 +31,9 @@ pub struct Options {
     /// The longer side of a photo as the detector sees it, in pixels
     #[arg(long, default_value_t = 320)]
     detect_size: u32,
+    /// YuNet's ONNX file, to be measured beside ours on the same photos
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// Chooses the scenes: the seed of the detector's training run
     #[arg(long, default_value_t = 0)]
     detector_seed: u64,
@@ -34,9 +44,6 @@ pub struct Options {
     #[arg(long, default_value_t = 0.1)]
     holdout: f64,
 }
-
-/// Boxes are ranked down to this score for the average precision.
-const LEAST_SCORE: f32 = 0.02;
 
 /// What a shipped file must reach at least.
 const FLOORS: [(&str, f64); 4] = [
@@ -50,6 +57,18 @@ const FLOORS: [(&str, f64); 4] = [
 pub fn measure(options: &Options) -> Result<()> {
     let figures = json!({ "detector": scenes(options)?, "classifier": faces(options)? });
     println!("{figures:#}");
+    check(&figures)
+}
+
+/// Measures the files, writes what it finds into their cards, and fails if a figure is below its floor.
+pub fn card(options: &Options) -> Result<()> {
+    let figures = json!({ "detector": scenes(options)?, "classifier": faces(options)? });
+    card::add_measured(&options.models, "face", figures["detector"].clone())?;
+    card::add_measured(&options.models, "attributes", figures["classifier"].clone())?;
+    check(&figures)
+}
+
+fn check(figures: &Value) -> Result<()> {
     let mut missed = Vec::new();
     for (figure, floor) in FLOORS {
         let found = figures.pointer(figure).and_then(|value| value.as_f64()).unwrap_or(f64::NAN);
@@ -65,23 +84,58 @@ pub fn measure(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn scenes(options: &Options) -> Result<serde_json::Value> {
+fn scenes(options: &Options) -> Result<Value> {
     let model = Model::face(Some(&options.models))?;
     let engine = EngineKind::default();
-    let mut detector = Detector::new(&model, engine, options.detect_size, Some(LEAST_SCORE))?;
+    let mut detector = Detector::new(&model, engine, options.detect_size, Some(detector::LEAST_SCORE))?;
     let marks = detector::read_marks(&options.data)?;
     let split = detector::Split::of(marks.keys().map(String::as_str), options.detector_seed);
     let scenes = detector::read_scenes(&options.data, &split.validation, &marks)?;
-    let progress = ProgressBar::new(scenes.len() as u64).with_message("finding faces");
-    let found: Vec<_> = scenes
-        .iter()
-        .progress_with(progress)
-        .map(|scene| detector.detect(&scene.picture))
-        .collect::<Result<_, _>>()?;
-    Ok(serde_json::to_value(detector::reports(&scenes, &found, model.card.settings.min_score))?)
+
+    let min_score = model.card.settings.min_score;
+    let ours = Found::by(&scenes, "mien", |picture| Ok(detector.detect(picture)?))?;
+    let mut figures = ours.figures(&scenes, min_score)?;
+    if let Some(path) = &options.beside {
+        let yunet = Yunet::load(path)?;
+        let found = Found::by(&scenes, "YuNet", |picture| yunet.detect(picture))?;
+        // Both may be wrong equally often.
+        let wrong = figures["wider"]["false_per_photo"].as_f64().unwrap_or_default();
+        let min_score = detector::score_at(&scenes, &found.photos, wrong as f32);
+        figures["yunet"] = found.figures(&scenes, min_score)?;
+    }
+    Ok(figures)
 }
 
-fn faces(options: &Options) -> Result<serde_json::Value> {
+/// What a detector found, down to very low scores.
+struct Found {
+    /// In each photo.
+    photos: Vec<Vec<Face>>,
+    trials: detector::Answers,
+}
+
+impl Found {
+    fn by(
+        scenes: &[Scene],
+        name: &'static str,
+        mut detect: impl FnMut(&Picture) -> Result<Vec<Face>>,
+    ) -> Result<Found> {
+        let progress = ProgressBar::new(scenes.len() as u64).with_message(format!("finding faces: {name}"));
+        let photos = scenes
+            .iter()
+            .progress_with(progress)
+            .map(|scene| detect(&scene.picture))
+            .collect::<Result<_>>()?;
+        Ok(Found { photos, trials: detector::Answers::of(scenes, detect)? })
+    }
+
+    fn figures(&self, scenes: &[Scene], min_score: f32) -> Result<Value> {
+        let mut figures = serde_json::to_value(detector::reports(scenes, &self.photos, min_score))?;
+        figures["trials"] = serde_json::to_value(self.trials.at(min_score))?;
+        Ok(figures)
+    }
+}
+
+fn faces(options: &Options) -> Result<Value> {
     let model = Model::attributes(Some(&options.models))?;
     let mut classifier = Classifier::new(&model, EngineKind::default())?;
     let faces = labels::read_all(&options.data)?;

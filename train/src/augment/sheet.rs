@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use ab_glyph::{Font, FontRef, ScaleFont, point};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use image::{Rgb, imageops};
@@ -16,6 +15,7 @@ use crate::{
         dataset::{PICTURE_SIDE, read_pictures, to_pictures, to_tensor},
         labels::{Face, read_all},
     },
+    lettering::Pen,
     mask_synthesis::{Style, Wear, put_on, softness},
 };
 
@@ -144,14 +144,12 @@ fn masked(pictures: &[Picture], faces: &[Face], input: &Input, seed: u64) -> Res
     Ok(rows)
 }
 
-/// Width of a row's name and height of its letters, in pixels.
+/// Width of a row's name in pixels.
 const NAME: u32 = 150;
-const LETTERS: f32 = 15.0;
 const GAP: u32 = 2;
 
 fn draw(columns: &[Vec<Row>], side: u32) -> Result<Picture> {
-    let font = FontRef::try_from_slice(include_bytes!("../../../assets/fonts/label.ttf"))
-        .context("reading the embedded font")?;
+    let pen = Pen::new()?;
     let rows = columns.iter().map(Vec::len).max().unwrap_or(0) as u32;
     let faces = columns.iter().flatten().map(|row| row.pictures.len()).max().unwrap_or(0) as u32;
     let wide = NAME + faces * (side + GAP);
@@ -159,7 +157,7 @@ fn draw(columns: &[Vec<Row>], side: u32) -> Result<Picture> {
     for (c, column) in columns.iter().enumerate() {
         for (r, row) in column.iter().enumerate() {
             let (left, top) = (c as u32 * wide, r as u32 * (side + GAP));
-            write(&mut sheet, &font, &row.name, (left + 4, top + side / 2));
+            pen.write(&mut sheet, &row.name, (left + 4, top + side / 2));
             for (i, picture) in row.pictures.iter().enumerate() {
                 let x = left + NAME + i as u32 * (side + GAP);
                 imageops::replace(&mut sheet, picture, i64::from(x), i64::from(top));
@@ -167,24 +165,6 @@ fn draw(columns: &[Vec<Row>], side: u32) -> Result<Picture> {
         }
     }
     Ok(sheet)
-}
-
-/// Writes black letters; `x` and `y` are where their line begins.
-fn write(picture: &mut Picture, font: &FontRef, text: &str, (x, y): (u32, u32)) {
-    let font = font.as_scaled(LETTERS);
-    let mut pen = x as f32;
-    for letter in text.chars() {
-        let id = font.glyph_id(letter);
-        if let Some(outline) = font.outline_glyph(id.with_scale_and_position(LETTERS, point(pen, y as f32))) {
-            let (left, top) = (outline.px_bounds().min.x as u32, outline.px_bounds().min.y as u32);
-            outline.draw(|dx, dy, ink| {
-                if let Some(pixel) = picture.get_pixel_mut_checked(left + dx, top + dy) {
-                    *pixel = pixel.0.map(|paper| (f32::from(paper) * (1.0 - ink)) as u8).into();
-                }
-            });
-        }
-        pen += font.h_advance(id);
-    }
 }
 
 #[cfg(test)]

@@ -83,9 +83,12 @@ pub struct FaceFigures {
     pub age_group_accuracy: f64,
     pub age_group_macro_f1: f64,
     pub mask_accuracy: f64,
+    /// Expected calibration errors, 0–1.
+    pub gender_calibration_error: f64,
+    pub age_calibration_error: f64,
     pub faces: u32,
-    /// By the race that the set states.
-    pub by_race: BTreeMap<String, GroupFigures>,
+    /// By gender, age group and the race that the set states, then by value.
+    pub by_group: BTreeMap<&'static str, BTreeMap<String, GroupFigures>>,
 }
 
 /// Figures of a part of a set.
@@ -93,6 +96,7 @@ pub struct FaceFigures {
 pub struct GroupFigures {
     pub gender_accuracy: f64,
     pub age_group_accuracy: f64,
+    pub age_mae: Option<f64>,
     pub faces: u32,
 }
 
@@ -101,6 +105,9 @@ pub struct GroupFigures {
 pub struct MaskFigures {
     pub macro_f1: f64,
     pub accuracy: f64,
+    /// Expected calibration error, 0–1.
+    pub calibration_error: f64,
+    pub faces: u32,
     /// `[truth][answer]` in the order of `Mask::ALL`.
     pub confusion: Confusion<3>,
 }
@@ -118,27 +125,33 @@ pub struct Report {
     pub pasted: MaskFigures,
 }
 
-/// Counts of one part of a report, and by race.
+/// Counts of one part of a report, and by group.
 #[derive(Default)]
 struct Part {
     all: Tally,
-    by_race: BTreeMap<String, Tally>,
+    groups: BTreeMap<&'static str, BTreeMap<String, Tally>>,
 }
 
 impl Part {
     fn add(&mut self, face: &Face, mask: Mask, prediction: &Prediction) {
         self.all.add(face, mask, prediction);
-        self.by_race.entry(face.race.clone()).or_default().add(face, mask, prediction);
+        for (by, value) in face.groups() {
+            self.groups.entry(by).or_default().entry(value).or_default().add(face, mask, prediction);
+        }
     }
 
     fn faces(self) -> FaceFigures {
-        let group = |(race, tally): (String, Tally)| {
+        let group = |(value, tally): (String, Tally)| {
             let figures = GroupFigures {
                 gender_accuracy: tally.gender.0.accuracy(),
                 age_group_accuracy: tally.age.0.accuracy(),
-                faces: tally.gender.0.total(),
+                age_mae: tally.years.value(),
+                faces: tally.mask.0.total(),
             };
-            (race, figures)
+            (value, figures)
+        };
+        let groups = |(by, tallies): (&'static str, BTreeMap<String, Tally>)| {
+            (by, tallies.into_iter().map(group).collect())
         };
         FaceFigures {
             age_mae: self.all.years.value(),
@@ -146,14 +159,22 @@ impl Part {
             age_group_accuracy: self.all.age.0.accuracy(),
             age_group_macro_f1: self.all.age.0.macro_f1(),
             mask_accuracy: self.all.mask.0.accuracy(),
+            gender_calibration_error: self.all.gender.1.error(),
+            age_calibration_error: self.all.age.1.error(),
             faces: self.all.mask.0.total(),
-            by_race: self.by_race.into_iter().map(group).collect(),
+            by_group: self.groups.into_iter().map(groups).collect(),
         }
     }
 
     fn masks(self) -> MaskFigures {
-        let confusion = self.all.mask.0;
-        MaskFigures { macro_f1: confusion.macro_f1(), accuracy: confusion.accuracy(), confusion }
+        let (confusion, calibration) = self.all.mask;
+        MaskFigures {
+            macro_f1: confusion.macro_f1(),
+            accuracy: confusion.accuracy(),
+            calibration_error: calibration.error(),
+            faces: confusion.total(),
+            confusion,
+        }
     }
 }
 

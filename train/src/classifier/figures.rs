@@ -80,13 +80,8 @@ impl Figures {
         let mut groups: BTreeMap<&'static str, BTreeMap<String, Tally>> = BTreeMap::new();
         for (face, mask, prediction) in rows {
             all.add(face, mask, prediction);
-            let gender = face.gender.map(|gender| gender.name().to_owned());
-            let age = face.age_group().map(|age| age.name().to_owned());
-            let race = Some(face.race.clone()).filter(|race| !race.is_empty());
-            for (by, value) in [("gender", gender), ("age", age), ("race", race)] {
-                if let Some(value) = value {
-                    groups.entry(by).or_default().entry(value).or_default().add(face, mask, prediction);
-                }
+            for (by, value) in face.groups() {
+                groups.entry(by).or_default().entry(value).or_default().add(face, mask, prediction);
             }
         }
         let figures = |tallies: BTreeMap<String, Tally>| {

@@ -96,6 +96,16 @@ impl Face {
         self.age.as_ref().map(|age| AgeGroup::of_years(f32::from(*age.start())))
     }
 
+    /// The groups of people that it belongs to: what the group is by, and its value.
+    pub fn groups(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let gender = self.gender.map(|gender| gender.name().to_owned());
+        let age = self.age_group().map(|age| age.name().to_owned());
+        let race = Some(self.race.clone()).filter(|race| !race.is_empty());
+        [("gender", gender), ("age", age), ("race", race)]
+            .into_iter()
+            .filter_map(|(by, value)| Some((by, value?)))
+    }
+
     /// The 18-class code with the mask `mask`, where gender and age are known.
     pub fn class18(&self, mask: Mask) -> Option<u8> {
         Some(class18(mask, self.gender?, self.age_group()?))

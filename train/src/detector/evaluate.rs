@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mien::{
+    attributes::Mask,
     detect::{self, Face},
     engine::Output,
     frame::Picture,
@@ -44,7 +45,7 @@ const NMS_IOU: f32 = 0.45;
 /// IoU from which a box has found a face.
 const FOUND_IOU: f32 = 0.5;
 /// Boxes below this score are not looked at.
-const LEAST_SCORE: f32 = 0.02;
+pub const LEAST_SCORE: f32 = 0.02;
 /// Faces with a longer side from here on, in pixels of the stored photo, are asked for.
 const ASKED_SIDE: f32 = 32.0;
 /// Size classes: the longer side in pixels of the stored photo.
@@ -62,8 +63,16 @@ pub struct Report {
     pub average_precision: f32,
     /// The same over faces of at least 8 pixels.
     pub average_precision_from_8: f32,
+    /// Average precision over the faces that are at least 50 (easy), 30 (medium) and 10 (hard) pixels high where the
+    /// photo's longer side is 1024, about WIDER FACE's own three sets; others count neither way.
+    pub easy: f32,
+    pub medium: f32,
+    pub hard: f32,
     /// The part of the faces of at least 32 pixels that is found at `min_score`.
     pub recall: f32,
+    /// The same for the faces known to have a mask, worn or worn wrongly, and how many these are.
+    pub masked_recall: f32,
+    pub masked: usize,
     pub min_score: f32,
     /// Boxes at `min_score` that are on no marked face, for each photo.
     pub false_per_photo: f32,
@@ -110,12 +119,32 @@ pub struct Reports {
 pub fn reports(scenes: &[Scene], found: &[Vec<Face>], min_score: f32) -> Reports {
     let of = |wider: bool| {
         let part = scenes.iter().zip(found).filter(|(scene, _)| scene.file.starts_with('w') == wider);
-        report(
-            &part.map(|(scene, found)| (scene.faces.as_slice(), found.as_slice())).collect::<Vec<_>>(),
-            min_score,
-        )
+        report(&part.map(|(scene, found)| Photo::of(scene, found)).collect::<Vec<_>>(), min_score)
     };
     Reports { wider: of(true), ilc: of(false) }
+}
+
+/// The score at which as many boxes of WIDER's photos are on no marked face as `false_per_photo` says.
+pub fn score_at(scenes: &[Scene], found: &[Vec<Face>], false_per_photo: f32) -> f32 {
+    let wider = scenes.iter().zip(found).filter(|(scene, _)| scene.file.starts_with('w'));
+    let photos: Vec<Photo> = wider.map(|(scene, found)| Photo::of(scene, found)).collect();
+    let allowed = (false_per_photo * photos.len() as f32).round() as usize;
+    Scores::of(&photos).at_false(allowed)
+}
+
+/// A photo judged: what is marked and what was found in it.
+struct Photo<'a> {
+    marks: &'a [Mark],
+    found: &'a [Face],
+    /// Pixels of its longer side.
+    side: f32,
+}
+
+impl<'a> Photo<'a> {
+    fn of(scene: &'a Scene, found: &'a [Face]) -> Photo<'a> {
+        let (w, h) = scene.picture.dimensions();
+        Photo { marks: &scene.faces, found, side: w.max(h) as f32 }
+    }
 }
 
 /// The faces found in each photo, in its pixels, best first, down to very low scores.
@@ -221,56 +250,88 @@ fn judge(marks: &[Mark], found: &[Face], asked: impl Fn(&Mark) -> bool) -> Vec<V
     found.iter().map(verdict).collect()
 }
 
-fn report(photos: &[(&[Mark], &[Face])], min_score: f32) -> Report {
-    let from = |side: f32| move |mark: &Mark| !mark.ignore && mark.rect.w.max(mark.rect.h) >= side;
-    let faces = photos.iter().flat_map(|(marks, _)| *marks).filter(|mark| from(ASKED_SIDE)(mark)).count();
+/// Scores of the boxes on a face and on none, over all photos; marks that are to be ignored count neither way.
+#[derive(Default)]
+struct Scores {
+    /// Best first.
+    on_none: Vec<f32>,
+    /// With the face found.
+    on_face: Vec<(Mark, Face)>,
+}
 
-    // A false box is one on no marked face at all, so every mark is asked for here.
-    let mut false_scores = Vec::new();
-    let mut landmark_errors = Vec::new();
-    let mut found_faces: Vec<(f32, f32)> = Vec::new();
-    let mut marked: Vec<f32> = Vec::new();
-    for (marks, found) in photos {
-        for (face, verdict) in found.iter().zip(judge(marks, found, |mark| !mark.ignore)) {
-            match verdict {
-                Verdict::Found(index) => {
-                    let mark = &marks[index];
-                    let side = mark.rect.w.max(mark.rect.h);
-                    found_faces.push((side, face.score));
-                    if let Some(points) =
-                        mark.landmarks.filter(|_| side >= ASKED_SIDE && face.score >= min_score)
-                    {
-                        landmark_errors.push(distance(&points, &face.landmarks) / mark.rect.area().sqrt());
-                    }
+impl Scores {
+    fn of(photos: &[Photo]) -> Scores {
+        let mut scores = Scores::default();
+        for photo in photos {
+            for (face, verdict) in
+                photo.found.iter().zip(judge(photo.marks, photo.found, |mark| !mark.ignore))
+            {
+                match verdict {
+                    Verdict::Found(index) => scores.on_face.push((photo.marks[index], *face)),
+                    Verdict::Neutral => {}
+                    Verdict::False => scores.on_none.push(face.score),
                 }
-                Verdict::Neutral => {}
-                Verdict::False => false_scores.push(face.score),
             }
         }
-        marked.extend(marks.iter().filter(|mark| !mark.ignore).map(|mark| mark.rect.w.max(mark.rect.h)));
+        scores.on_none.sort_by(|a, b| b.total_cmp(a));
+        scores
     }
-    false_scores.sort_by(|a, b| b.total_cmp(a));
 
-    let recall = |low: f32, high: f32, score: f32| {
-        let all = marked.iter().filter(|side| (low..high).contains(side)).count();
-        let hits = found_faces.iter().filter(|(side, s)| (low..high).contains(side) && *s >= score).count();
+    /// The score that so many boxes on no face are above.
+    fn at_false(&self, boxes: usize) -> f32 {
+        self.on_none.get(boxes).copied().unwrap_or(LEAST_SCORE)
+    }
+}
+
+fn longer_side(mark: &Mark) -> f32 {
+    mark.rect.w.max(mark.rect.h)
+}
+
+fn report(photos: &[Photo], min_score: f32) -> Report {
+    let from = |side: f32| move |mark: &Mark, _: &Photo| !mark.ignore && longer_side(mark) >= side;
+    let high = |pixels: f32| {
+        move |mark: &Mark, photo: &Photo| !mark.ignore && mark.rect.h * 1024.0 / photo.side >= pixels
+    };
+    let asked: Vec<&Mark> = photos.iter().flat_map(|photo| photo.marks).filter(|mark| !mark.ignore).collect();
+    let scores = Scores::of(photos);
+
+    let recall = |wanted: &dyn Fn(&Mark) -> bool, score: f32| {
+        let all = asked.iter().filter(|mark| wanted(mark)).count();
+        let hits = scores.on_face.iter().filter(|(mark, face)| wanted(mark) && face.score >= score).count();
         (all, hits as f32 / all.max(1) as f32)
     };
-    let score_at_tenth = false_scores.get(photos.len() / 10).copied().unwrap_or(LEAST_SCORE);
-    let false_boxes = false_scores.iter().filter(|score| **score >= min_score).count();
+    let large = |mark: &Mark| longer_side(mark) >= ASKED_SIDE;
+    let masked = |mark: &Mark| large(mark) && matches!(mark.mask, Some(Mask::Worn | Mask::Wrong));
+    let (faces, recall_of_large) = recall(&large, min_score);
+    let (masked, masked_recall) = recall(&masked, min_score);
+    let score_at_tenth = scores.at_false(photos.len() / 10);
+    let false_boxes = scores.on_none.iter().filter(|score| **score >= min_score).count();
+    let landmark_errors: Vec<f32> = scores
+        .on_face
+        .iter()
+        .filter(|(mark, face)| large(mark) && face.score >= min_score)
+        .filter_map(|(mark, face)| {
+            Some(distance(&mark.landmarks?, &face.landmarks) / mark.rect.area().sqrt())
+        })
+        .collect();
     Report {
         photos: photos.len(),
         faces,
         average_precision: average_precision(photos, from(ASKED_SIDE)),
         average_precision_from_8: average_precision(photos, from(8.0)),
-        recall: recall(ASKED_SIDE, f32::INFINITY, min_score).1,
+        easy: average_precision(photos, high(50.0)),
+        medium: average_precision(photos, high(30.0)),
+        hard: average_precision(photos, high(10.0)),
+        recall: recall_of_large,
+        masked_recall,
+        masked,
         min_score,
         false_per_photo: false_boxes as f32 / photos.len().max(1) as f32,
         score_at_tenth,
-        recall_at_tenth: recall(ASKED_SIDE, f32::INFINITY, score_at_tenth).1,
+        recall_at_tenth: recall(&large, score_at_tenth).1,
         recall_by_size: SIZES
             .map(|(low, high)| {
-                let (faces, recall) = recall(low, high, min_score);
+                let (faces, recall) = recall(&|mark| (low..high).contains(&longer_side(mark)), min_score);
                 SizeRecall { from: low, faces, recall }
             })
             .to_vec(),
@@ -279,11 +340,13 @@ fn report(photos: &[(&[Mark], &[Face])], min_score: f32) -> Report {
 }
 
 /// The area under precision over recall, precision made monotonous (PASCAL VOC 2010).
-fn average_precision(photos: &[(&[Mark], &[Face])], asked: impl Fn(&Mark) -> bool + Copy) -> f32 {
-    let total = photos.iter().flat_map(|(marks, _)| *marks).filter(|mark| asked(mark)).count();
+fn average_precision(photos: &[Photo], asked: impl Fn(&Mark, &Photo) -> bool) -> f32 {
+    let of_photo = |photo: &Photo| photo.marks.iter().filter(|mark| asked(mark, photo)).count();
+    let total: usize = photos.iter().map(of_photo).sum();
     let mut boxes: Vec<(f32, bool)> = Vec::new();
-    for (marks, found) in photos {
-        for (face, verdict) in found.iter().zip(judge(marks, found, asked)) {
+    for photo in photos {
+        let verdicts = judge(photo.marks, photo.found, |mark| asked(mark, photo));
+        for (face, verdict) in photo.found.iter().zip(verdicts) {
             match verdict {
                 Verdict::Found(_) => boxes.push((face.score, true)),
                 Verdict::False => boxes.push((face.score, false)),
@@ -317,7 +380,8 @@ mod tests {
     use super::*;
 
     fn mark(x: f32, side: f32, ignore: bool) -> Mark {
-        Mark { rect: Rect::new(x, 0.0, side, side), ignore, landmarks: Some([[x, 0.0]; 5]) }
+        let mask = Some(if x > 0.0 { Mask::Worn } else { Mask::None });
+        Mark { rect: Rect::new(x, 0.0, side, side), ignore, mask, landmarks: Some([[x, 0.0]; 5]) }
     }
 
     fn face(x: f32, side: f32, score: f32) -> Face {
@@ -329,17 +393,21 @@ mod tests {
         let marks = [mark(0.0, 40.0, false), mark(100.0, 40.0, false)];
         // Hit, miss, hit: (1 + 2/3) / 2.
         let found = [face(0.0, 40.0, 0.9), face(300.0, 40.0, 0.8), face(100.0, 40.0, 0.7)];
-        let report = report(&[(&marks, &found)], 0.75);
+        let report = report(&[Photo { marks: &marks, found: &found, side: 416.0 }], 0.75);
         assert!((report.average_precision - 5.0 / 6.0).abs() < 1e-6);
         assert_eq!((report.recall, report.false_per_photo, report.faces), (0.5, 1.0, 2));
         assert_eq!(report.landmark_error, 0.0);
+        assert_eq!((report.masked, report.masked_recall), (1, 0.0));
+        assert_eq!(report.easy, report.average_precision);
     }
 
     #[test]
     fn ignored_and_small_faces_count_neither_way() {
         let marks = [mark(0.0, 40.0, false), mark(100.0, 12.0, false), mark(200.0, 4.0, true)];
         let found = [face(100.0, 12.0, 0.9), face(200.0, 4.0, 0.8), face(0.0, 40.0, 0.7)];
-        let report = report(&[(&marks, &found)], 0.5);
+        let report = report(&[Photo { marks: &marks, found: &found, side: 416.0 }], 0.5);
+        // 12 of 416 pixels are 29.5 of 1024.
+        assert_eq!((report.easy, report.medium, report.hard), (1.0, 1.0, 1.0));
         assert_eq!(report.average_precision, 1.0);
         assert_eq!(report.average_precision_from_8, 1.0);
         assert_eq!((report.recall, report.false_per_photo), (1.0, 0.0));

@@ -5,7 +5,8 @@
 //! pixels to nearly the whole square. For each square, [`assign`] decides by what the network says now which [`cells`]
 //! learn which face, and [`loss`] says how far off they are. Faces too small or too much cut off are ignored: they
 //! count neither as faces nor as background. After every epoch of [`run`], the average of the last steps' weights is
-//! measured on the photos kept ([`mod@evaluate`]), decoded as the runtime does.
+//! measured on the photos kept ([`mod@evaluate`]), decoded as the runtime does. [`trials`] puts faces where cameras
+//! have them and photos may not: close up and at the edge; [`yunet`] is the detector to beat.
 
 mod assign;
 mod augment;
@@ -15,8 +16,14 @@ mod loss;
 pub mod network;
 mod run;
 mod scenes;
+mod trials;
 mod warm_start;
+mod yunet;
 
-pub use evaluate::{EvaluateOptions, Reports, evaluate, find, letterbox, reports, stack};
+pub use evaluate::{
+    EvaluateOptions, LEAST_SCORE, Reports, evaluate, find, letterbox, reports, score_at, stack,
+};
 pub use run::{Options, train};
 pub use scenes::{Scene, Split, read_marks, read_scenes};
+pub use trials::Answers;
+pub use yunet::Yunet;

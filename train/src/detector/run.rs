@@ -378,7 +378,8 @@ mod tests {
 
     fn scenes() -> Vec<Scene> {
         let scene = |n: u32| {
-            let mark = Mark { rect: Rect::new(20.0, 30.0, 40.0, 50.0), ignore: false, landmarks: None };
+            let mark =
+                Mark { rect: Rect::new(20.0, 30.0, 40.0, 50.0), ignore: false, mask: None, landmarks: None };
             let picture =
                 Picture::from_fn(128, 96, |x, y| image::Rgb([(x * n) as u8, (y * 3) as u8, (x ^ y) as u8]));
             Scene { file: format!("{n}.webp"), picture, faces: vec![mark] }

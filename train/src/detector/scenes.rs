@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use mien::{
+    attributes::Mask,
     frame::Picture,
     geometry::{Landmarks, Rect},
 };
@@ -26,6 +27,8 @@ pub struct Mark {
     pub rect: Rect,
     /// Too small or too unclear to ask for, but not background either.
     pub ignore: bool,
+    /// How a mask is worn, where somebody said so.
+    pub mask: Option<Mask>,
     pub landmarks: Option<Landmarks>,
 }
 
@@ -110,6 +113,7 @@ struct Row {
     w: f32,
     h: f32,
     ignore: u8,
+    mask: String,
     lm_x0: Option<f32>,
     lm_y0: Option<f32>,
     lm_x1: Option<f32>,
@@ -135,7 +139,8 @@ impl Row {
             ])
         };
         let rect = Rect::new(self.x, self.y, self.w, self.h);
-        Mark { rect, ignore: self.ignore != 0, landmarks: landmarks() }
+        let mask = Mask::ALL.into_iter().find(|mask| mask.name() == self.mask);
+        Mark { rect, ignore: self.ignore != 0, mask, landmarks: landmarks() }
     }
 }
 
@@ -172,6 +177,7 @@ mod tests {
         assert_eq!(faces[0].rect, Rect::new(1.5, 2.0, 30.0, 40.0));
         assert_eq!(faces[0].landmarks, Some([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]));
         assert!(!faces[0].ignore && faces[1].ignore);
+        assert_eq!((faces[0].mask, faces[1].mask), (Some(Mask::Worn), None));
         assert_eq!(faces[1].landmarks, None);
     }
 

@@ -79,8 +79,6 @@ pub struct About {
     pub facts: &'static Facts,
     /// How numbers are stored.
     pub format: &'static str,
-    /// Measured while training, on pictures kept from it: the run's last line of metrics.
-    pub training: Value,
     /// Measured while exporting, on pictures kept from training.
     pub export: Value,
 }
@@ -93,8 +91,8 @@ pub fn write<Settings: Serialize>(
     settings: Settings,
     about: &About,
 ) -> Result<()> {
-    let facts = about.facts;
     let mut about = rounded(serde_json::to_value(about)?);
+    about["bytes"] = onnx.len().into();
     about["git_revision"] = git_revision().into();
     about["date"] = jiff::Timestamp::now().strftime("%F").to_string().into();
     let card = Card {
@@ -102,46 +100,201 @@ pub fn write<Settings: Serialize>(
         name: name.to_owned(),
         file: format!("{name}.onnx"),
         sha256: sha256(onnx),
-        settings,
+        settings: rounded(serde_json::to_value(settings)?),
         about,
     };
-    let put = |ending: &str, bytes: &[u8]| {
-        let path = folder.join(format!("{name}.{ending}"));
-        std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))
-    };
     std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-    put("onnx", onnx)?;
-    put("json", (serde_json::to_string_pretty(&card)? + "\n").as_bytes())?;
-    put("md", markdown(&card, facts, onnx.len())?.as_bytes())
+    put(&folder.join(&card.file), onnx)?;
+    write_card(folder, &card)
+}
+
+/// Puts what the runtime measured of a shipped file into its card.
+pub fn add_measured(folder: &Path, name: &str, measured: Value) -> Result<()> {
+    let path = folder.join(format!("{name}.json"));
+    let text = std::fs::read(&path).with_context(|| format!("reading the card {}", path.display()))?;
+    let mut card: Card<Value> =
+        serde_json::from_slice(&text).with_context(|| format!("reading the card {}", path.display()))?;
+    card.about["measured"] = rounded(measured);
+    write_card(folder, &card)
+}
+
+fn write_card(folder: &Path, card: &Card<Value>) -> Result<()> {
+    put(
+        &folder.join(format!("{}.json", card.name)),
+        (serde_json::to_string_pretty(card)? + "\n").as_bytes(),
+    )?;
+    put(&folder.join(format!("{}.md", card.name)), markdown(card)?.as_bytes())
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
 }
 
 /// The card for reading.
-fn markdown<Settings: Serialize>(card: &Card<Settings>, facts: &Facts, bytes: usize) -> Result<String> {
+fn markdown(card: &Card<Value>) -> Result<String> {
     let Card { name, file, sha256, settings, about, .. } = card;
     let word = |key: &str| about[key].as_str().unwrap_or_default();
-    let mut md = format!("# {name}\n\n{}\n\n**{}**\n\n**{}**\n\n", facts.summary, facts.terms, facts.not_for);
-    write!(md, "- File: `{file}`, {bytes} bytes, {}\n- SHA-256: `{sha256}`\n", word("format"))?;
+    let mut md =
+        format!("# {name}\n\n{}\n\n**{}**\n\n**{}**\n\n", word("summary"), word("terms"), word("not_for"));
+    write!(md, "- File: `{file}`, {} bytes, {}\n- SHA-256: `{sha256}`\n", about["bytes"], word("format"))?;
     writeln!(md, "- Made: {} at git revision {}", word("date"), word("git_revision"))?;
-    write!(md, "- Input: {}\n- Output: {}\n- Recipe: {}\n", facts.input, facts.output, facts.recipe)?;
+    write!(md, "- Input: {}\n- Output: {}\n- Recipe: {}\n", word("input"), word("output"), word("recipe"))?;
     md.push_str("\n## Data\n\n| set | terms |\n|---|---|\n");
-    for set in facts.data {
-        writeln!(md, "| {} | {} |", set.name, set.terms)?;
+    for set in about["data"].as_array().into_iter().flatten() {
+        let word = |key: &str| set[key].as_str().unwrap_or_default();
+        writeln!(md, "| {} | {} |", word("name"), word("terms"))?;
     }
-    for (title, figures) in [
-        ("Settings", &rounded(serde_json::to_value(settings)?)),
-        ("Measured while training, on pictures kept from it", &about["training"]),
-        ("Measured while exporting, on pictures kept from training", &about["export"]),
-    ] {
-        let mut rows = Vec::new();
-        leaves("", figures, &mut rows);
-        if !rows.is_empty() {
-            write!(md, "\n## {title}\n\n| figure | value |\n|---|---|\n")?;
-            for (path, value) in rows {
-                writeln!(md, "| {path} | {value} |")?;
-            }
+    if about["measured"].is_object() {
+        md.push_str("\n## Measured through the runtime, on pictures kept from training\n");
+        let worst = worst_groups(&about["measured"]);
+        if !worst.is_empty() {
+            writeln!(md, "\nWorst served, of groups of at least {LEAST_GROUP} faces: {}.", worst.join("; "))?;
         }
+        tables(&mut md, "", &about["measured"])?;
+    }
+    if about["export"].is_object() {
+        md.push_str("\n## What int8 costs, measured while exporting\n");
+        costs(&mut md, &about["export"])?;
+    }
+    md.push_str("\n## Settings\n\n| setting | value |\n|---|---|\n");
+    let mut rows = Vec::new();
+    leaves("", settings, &mut rows);
+    for (path, value) in rows {
+        writeln!(md, "| {path} | {value} |")?;
     }
     Ok(md)
+}
+
+fn words(key: &str) -> String {
+    key.replace('_', " ")
+}
+
+fn is_figure(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => false,
+        Value::Array(parts) => !parts.iter().any(Value::is_object),
+        _ => true,
+    }
+}
+
+/// Tables of nested figures: one of the figures themselves, one with a row for each part that has figures, then those
+/// of the parts' own parts.
+fn tables(md: &mut String, title: &str, value: &Value) -> Result<()> {
+    let parts = parts_of(value);
+    let (figures, inner): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(_, part)| is_figure(part));
+    let figures: Vec<_> = figures.into_iter().filter(|(_, figure)| !figure.is_null()).collect();
+    if !title.is_empty() {
+        write!(md, "\n### {title}\n")?;
+    }
+    if !figures.is_empty() {
+        md.push_str("\n| figure | value |\n|---|---|\n");
+        for (name, figure) in &figures {
+            writeln!(md, "| {} | {figure} |", words(name))?;
+        }
+    }
+    let of_part = |part: &Value| -> Vec<(String, Value)> {
+        parts_of(part).into_iter().filter(|(_, figure)| is_figure(figure) && !figure.is_null()).collect()
+    };
+    // Parts that are measured alike share a table.
+    let mut columns: Vec<Vec<String>> = Vec::new();
+    for (_, part) in &inner {
+        let names: Vec<String> = of_part(part).into_iter().map(|(name, _)| name).collect();
+        match columns.iter_mut().find(|known| known.iter().any(|name| names.contains(name))) {
+            Some(known) => {
+                known.extend(names.into_iter().filter(|name| !known.contains(name)).collect::<Vec<_>>())
+            }
+            None if names.is_empty() => {}
+            None => columns.push(names),
+        }
+    }
+    for columns in columns {
+        write!(md, "\n| |")?;
+        columns.iter().try_for_each(|name| write!(md, " {} |", words(name)))?;
+        write!(md, "\n|---|{}\n", "---|".repeat(columns.len()))?;
+        for (name, part) in &inner {
+            let figures = of_part(part);
+            if !figures.iter().any(|(figure, _)| columns.contains(figure)) {
+                continue;
+            }
+            write!(md, "| {} |", words(name))?;
+            for column in &columns {
+                match figures.iter().find(|(figure, _)| figure == column) {
+                    Some((_, figure)) => write!(md, " {figure} |")?,
+                    None => write!(md, " |")?,
+                }
+            }
+            md.push('\n');
+        }
+    }
+    for (name, part) in inner {
+        for (below, part) in parts_of(&part).into_iter().filter(|(_, part)| !is_figure(part)) {
+            let path: Vec<String> = [title.to_owned(), words(&name), words(&below)]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect();
+            tables(md, &path.join(", "), &part)?;
+        }
+    }
+    Ok(())
+}
+
+/// The parts of an object by name, or of a list by number.
+fn parts_of(value: &Value) -> Vec<(String, Value)> {
+    match value {
+        Value::Object(parts) => parts.iter().map(|(name, part)| (name.clone(), part.clone())).collect(),
+        Value::Array(parts) => {
+            parts.iter().enumerate().map(|(n, part)| ((n + 1).to_string(), part.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Groups of fewer faces say little.
+const LEAST_GROUP: u64 = 100;
+
+/// For each figure of groups of people the group that has the lowest.
+fn worst_groups(measured: &Value) -> Vec<String> {
+    let figures = [("gender_accuracy", "gender"), ("age_group_accuracy", "age group")];
+    let worst = |(figure, name): (&str, &str)| {
+        let mut lowest: Option<(f64, String)> = None;
+        for (set, part) in parts_of(measured) {
+            for (by, groups) in parts_of(&part["by_group"]) {
+                for (value, group) in parts_of(&groups) {
+                    let Some(accuracy) = group[figure].as_f64() else { continue };
+                    let large = group["faces"].as_u64().is_some_and(|faces| faces >= LEAST_GROUP);
+                    if large && lowest.as_ref().is_none_or(|(least, _)| accuracy < *least) {
+                        lowest = Some((accuracy, format!("{}, {by} {}", words(&set), words(&value))));
+                    }
+                }
+            }
+        }
+        lowest.map(|(accuracy, group)| format!("{name} right for {:.1} % of {group}", 100.0 * accuracy))
+    };
+    figures.into_iter().filter_map(worst).collect()
+}
+
+/// The figures of the trained network beside the file's, groups of people left out, and what else was measured.
+fn costs(md: &mut String, export: &Value) -> Result<()> {
+    let (mut trained, mut file, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    leaves("", &export["trained"], &mut trained);
+    leaves("", &export["file"], &mut file);
+    for (key, part) in parts_of(export).into_iter().filter(|(key, _)| key != "trained" && key != "file") {
+        leaves(&key, &part, &mut rest);
+    }
+    md.push_str("\n| figure | f32 | int8 | difference |\n|---|---|---|---|\n");
+    for (path, before) in &trained {
+        let after =
+            file.iter().find(|(name, _)| name == path).and_then(|(_, after)| after.parse::<f64>().ok());
+        if let (Ok(before), Some(after)) = (before.parse::<f64>(), after)
+            && before.fract() != 0.0
+            && !path.contains("by_")
+        {
+            writeln!(md, "| {} | {before} | {after} | {:+.4} |", words(path), after - before)?;
+        }
+    }
+    md.push_str("\n| figure | value |\n|---|---|\n");
+    rest.iter().try_for_each(|(path, value)| writeln!(md, "| {} | {value} |", words(path)))?;
+    Ok(())
 }
 
 /// Every figure by its path; a list of numbers is one figure.
@@ -181,9 +334,17 @@ mod tests {
     fn cards_are_read_by_the_runtime_and_name_their_limits() {
         let folder = tempfile::tempdir().unwrap();
         let settings = DetectorSettings { min_score: 0.5, nms_iou: 0.4 };
-        let training = json!({ "validation": { "recall": 0.123456789, "by_size": [{ "from": 8 }] } });
-        let about = About { facts: &DETECTOR, format: "f32", training, export: Value::Null };
+        let export = json!({
+            "trained": { "wider": { "recall": 0.9 } }, "file": { "wider": { "recall": 0.123456789 } }, "photos": 3,
+        });
+        let about = About { facts: &DETECTOR, format: "f32", export };
         write(folder.path(), "face", b"network", settings, &about).unwrap();
+        let by_group = json!({ "race": { "A": { "gender_accuracy": 0.5, "faces": 100 }, "B": { "gender_accuracy": 0.4, "faces": 99 } } });
+        let measured = json!({
+            "wider": { "recall": 0.25, "faces": 7, "by_size": [{ "from": 8 }, { "from": 16 }] },
+            "ilc": { "recall": 0.75, "by_group": by_group },
+        });
+        add_measured(folder.path(), "face", measured).unwrap();
 
         let model = Model::<DetectorSettings>::read(&folder.path().join("face.json")).unwrap();
         assert_eq!((model.onnx.as_slice(), model.card.settings), (b"network".as_slice(), settings));
@@ -192,8 +353,10 @@ mod tests {
         for part in [
             &model.card.sha256,
             "Not for identification",
-            "validation: recall | 0.12346 |",
-            "by_size: 1: from | 8 |",
+            "| wider: recall | 0.9 | 0.12346 | -0.7765 |",
+            "| | recall | faces |\n|---|---|---|\n| ilc | 0.75 | |\n| wider | 0.25 | 7 |",
+            "### wider, by size\n\n| | from |\n|---|---|\n| 1 | 8 |\n| 2 | 16 |",
+            "gender right for 50.0 % of ilc, race A.",
         ] {
             assert!(md.contains(part), "{part} is missing in {md}");
         }

@@ -17,7 +17,6 @@ use super::{
     onnx,
     temperature::{Truth, temperatures},
     threshold::thresholds,
-    training_figures,
 };
 use crate::{
     augment::{Equalisation, Input, Normalisation},
@@ -115,7 +114,6 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let about = About {
         facts: if own { &card::CLASSIFIER_OF_OWN_PHOTOS } else { &card::CLASSIFIER },
         format: options.format(),
-        training: training_figures(&options.weights, "validation")?,
         export: measured.clone(),
     };
     card::write(&options.out, "attributes", &onnx::encode(&graph, quantized.as_ref()), settings, &about)?;

@@ -1,6 +1,6 @@
 //! Checkpoint → ONNX file and model card.
 
-mod card;
+pub mod card;
 mod classifier;
 mod detector;
 mod equalize;
@@ -13,13 +13,12 @@ mod temperature;
 mod tests;
 mod threshold;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use log::info;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 use tch::Tensor;
 
 use graph::Graph;
@@ -31,7 +30,7 @@ pub struct Options {
     /// Which network the weights are of
     #[arg(long)]
     kind: Kind,
-    /// The trained weights (safetensors); split.json and metrics.jsonl are read from the same folder
+    /// The trained weights (safetensors); split.json is read from the same folder
     #[arg(long)]
     weights: PathBuf,
     /// The folder that holds the data packs
@@ -118,24 +117,6 @@ impl Options {
         })?;
         serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
     }
-}
-
-/// The newest figures that a training run logged under `key` in `metrics.jsonl` beside its weights; null if there
-/// are none.
-fn training_figures(weights: &Path, key: &str) -> Result<Value> {
-    let path = weights.with_file_name("metrics.jsonl");
-    if !path.exists() {
-        return Ok(Value::Null);
-    }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    for line in text.lines().rev() {
-        let mut line: Value =
-            serde_json::from_str(line).with_context(|| format!("reading {}", path.display()))?;
-        if line[key].is_object() {
-            return Ok(line[key].take());
-        }
-    }
-    Ok(Value::Null)
 }
 
 /// At most `n` of `items`, drawn the same way every time.

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor, nn};
 use tract_onnx::prelude::*;
 
-use super::{equalize::equalize, graph::Graph, lower, onnx::encode, quantize::quantize, training_figures};
+use super::{equalize::equalize, graph::Graph, lower, onnx::encode, quantize::quantize};
 use crate::{
     detector::network::{Network, normalise},
     network::{self, Architecture, Regularisation},
@@ -190,14 +190,4 @@ fn equalising_keeps_the_function_and_evens_the_channels() {
         assert!(largest_difference(&outputs(&before), &outputs(&after)) < 1e-4);
         assert!(unevenness(&after[depthwise]) < 0.9 * unevenness(&before[depthwise]));
     });
-}
-
-#[test]
-fn cards_quote_the_newest_figures_of_the_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let weights = folder.path().join("weights.safetensors");
-    assert!(training_figures(&weights, "report").unwrap().is_null());
-    let log = "{\"report\":{\"f1\":1}}\n{\"event\":\"epoch\",\"report\":{\"f1\":2}}\n{\"event\":\"step\"}\n";
-    std::fs::write(folder.path().join("metrics.jsonl"), log).unwrap();
-    assert_eq!(training_figures(&weights, "report").unwrap()["f1"], 2);
 }
