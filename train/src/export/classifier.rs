@@ -1,5 +1,7 @@
 //! The attribute classifier: calibration and checking faces, temperatures, card.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 use mien::{
     attributes::{AgeGroup, Attributes, Thresholds},
@@ -42,6 +44,8 @@ struct Measured {
     same: Same,
     /// Of labels above the thresholds.
     given: Given,
+    /// The error of the outputs by each rule for int8's ranges; the least was taken.
+    error_by_range: BTreeMap<&'static str, f64>,
 }
 
 /// How often a head's label is not "unsure", and how often it is right then.
@@ -103,6 +107,7 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
         file: figures(&validation, &answers(&file, temperatures))?,
         logits: Difference::between(&Tensor::from_slice(&trained), &Tensor::from_slice(&file)),
         same: same(&answers(&trained, temperatures), &answers(&file, temperatures)),
+        error_by_range: quantized.as_ref().map(|quantized| quantized.errors.clone()).unwrap_or_default(),
         given: given(&answers(&file, temperatures), &truths(&validation), thresholds),
     })?;
     let settings = ClassifierSettings {

@@ -1,5 +1,7 @@
 //! The face detector: calibration and checking photos, card.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 use mien::models::DetectorSettings;
 use serde::Serialize;
@@ -29,6 +31,8 @@ struct Measured {
     /// Of the file's.
     file: Reports,
     outputs: Difference,
+    /// The error of the outputs by each rule for int8's ranges; the least was taken.
+    error_by_range: BTreeMap<&'static str, f64>,
 }
 
 /// Writes `face.onnx` and its card; returns what was measured.
@@ -52,6 +56,7 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
         photos: scenes.len(),
         trained: reports(&scenes, &find(trained, Device::Cpu, &scenes, SIDE), options.min_score),
         file: reports(&scenes, &find(file, Device::Cpu, &scenes, SIDE), options.min_score),
+        error_by_range: quantized.as_ref().map(|quantized| quantized.errors.clone()).unwrap_or_default(),
         outputs: Difference::between(&flat(&trained(few)), &flat(&file(few))),
     };
     let measured = serde_json::to_value(measured)?;

@@ -4,6 +4,8 @@
 //! 2021, arXiv:2106.08295, section 3.1), with bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2);
 //! the rule whose outputs come nearest to the float network's is kept.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use log::info;
 use tch::{Kind, Tensor, no_grad};
@@ -90,13 +92,16 @@ pub struct Quantized {
     pub values: Vec<Option<Affine>>,
     /// Parameters of each layer that has any.
     pub parameters: Vec<Option<Integers>>,
+    /// The error of the outputs by each rule for ranges, relative to their variance, on pictures of its own.
+    pub errors: BTreeMap<&'static str, f64>,
 }
 
 impl Quantized {
     /// Rounds the graph's parameters, layer by layer, correcting each bias by the mean error that its channel
     /// shows on `image` (normalised pictures) once everything before it is rounded.
     fn new(graph: &Graph, values: Vec<Option<Affine>>, image: &Tensor) -> Result<Quantized> {
-        let mut quantized = Quantized { values, parameters: Vec::with_capacity(graph.layers.len()) };
+        let parameters = Vec::with_capacity(graph.layers.len());
+        let mut quantized = Quantized { values, parameters, errors: BTreeMap::new() };
         let exact = graph.values(image);
         let mut rounded = vec![image.shallow_clone()];
         for (index, layer) in graph.layers.iter().enumerate() {
@@ -151,6 +156,16 @@ enum Range {
     Percentile,
     /// The part of the full range with the least squared rounding and clipping error.
     LeastError,
+}
+
+impl Range {
+    fn name(self) -> &'static str {
+        match self {
+            Range::Full => "full range",
+            Range::Percentile => "percentile",
+            Range::LeastError => "least squared error",
+        }
+    }
 }
 
 /// What calibration saw of a value.
@@ -219,15 +234,17 @@ pub fn quantize(graph: &mut Graph, batches: &[Tensor]) -> Result<Quantized> {
         let seen = observe(graph, seen_batches);
         let exact = graph.run(held_out);
         let mut best: Option<(f64, Quantized)> = None;
+        let mut errors = BTreeMap::new();
         for range in [Range::Full, Range::Percentile, Range::LeastError] {
             let quantized = Quantized::new(graph, affines(graph, &seen, range), &seen_batches[0])?;
             let error = relative_error(&exact, &quantized.run(graph, held_out));
-            info!("{}: ranges by {range:?}: relative error {error:.5}", graph.name);
+            info!("{}: ranges by {}: relative error {error:.5}", graph.name, range.name());
+            errors.insert(range.name(), error);
             if best.as_ref().is_none_or(|(least, _)| error < *least) {
                 best = Some((error, quantized));
             }
         }
-        best.map(|(_, quantized)| quantized).context("no rule for ranges")
+        best.map(|(_, quantized)| Quantized { errors, ..quantized }).context("no rule for ranges")
     })
 }
 
