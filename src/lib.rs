@@ -38,6 +38,7 @@
 
 pub mod attributes;
 pub mod classify;
+pub mod config;
 pub mod detect;
 pub mod engine;
 pub mod frame;

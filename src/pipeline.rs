@@ -38,7 +38,8 @@ use crate::{
 
 /// How often a window without new frames answers to its keys.
 const POLL: Duration = Duration::from_millis(15);
-/// How long the capture thread may take to notice the end; one blocked in a read is then left behind.
+/// How long the capture thread may take to notice the end, besides closing the source; one blocked in a read is then
+/// left behind.
 const CAPTURE_GRACE: Duration = Duration::from_millis(500);
 /// How long a window shows each of several unrelated pictures.
 const SLIDE: Duration = Duration::from_secs(1);
@@ -104,6 +105,9 @@ impl Analyse for Analyser {
 pub trait Screen {
     /// Shows a frame with people drawn over it and a line of status; false once the user has closed it.
     fn show(&mut self, frame: &Frame, people: &[Person], status: &str) -> Result<bool, SinkError>;
+
+    /// Shows, over the last frame, that no more come and why; false once the user has closed it.
+    fn lost(&mut self, reason: &str) -> Result<bool, SinkError>;
 
     /// Answers to keys and the window system while there is no new frame; false once the user has closed it.
     fn idle(&mut self) -> Result<bool, SinkError>;
@@ -196,6 +200,7 @@ pub fn run(
     stop: &Stop,
 ) -> Report {
     let clock = Clock { start: Instant::now(), pace: source.pace() };
+    let capture_grace = CAPTURE_GRACE + source.closing_time();
     let (frames, frames_to_analyse) = slot();
     let (preview, frames_to_show) = slot();
     let (people, people_to_show) = slot();
@@ -209,6 +214,7 @@ pub fn run(
         newest_wins: clock.newest_wins(windowed),
         frames,
         preview: windowed.then_some(preview),
+        told: false,
         stats: Arc::clone(&intake),
         stop: stop.clone(),
     };
@@ -239,7 +245,7 @@ pub fn run(
         error = infer_error.map(PipelineError::from).or(write_error.or(show_error).map(PipelineError::from));
     });
 
-    error = error.or(match captured.recv_timeout(CAPTURE_GRACE) {
+    error = error.or(match captured.recv_timeout(capture_grace) {
         Ok(ended) => ended.err().map(PipelineError::from),
         Err(RecvTimeoutError::Timeout) => None,
         Err(RecvTimeoutError::Disconnected) => Some(PipelineError::Capture),
@@ -314,7 +320,15 @@ impl<T> SlotWriter<T> {
 /// What the capture thread hands to inference.
 enum Taken {
     Shot(Shot),
-    Unreadable { name: String, reason: String },
+    /// What is passed on to the sinks as it is.
+    Other(Outcome),
+}
+
+/// What the capture thread hands to the screen.
+enum View {
+    Shot(Shot),
+    /// No more frames, for this reason, until the next one.
+    Lost(String),
 }
 
 /// What the capture thread needs.
@@ -324,7 +338,9 @@ struct Capture {
     newest_wins: bool,
     frames: SlotWriter<Taken>,
     /// Where a window shows the pictures at their time.
-    preview: Option<SlotWriter<Shot>>,
+    preview: Option<SlotWriter<View>>,
+    /// What `frames` holds must reach the sinks, and no newer frame may replace it.
+    told: bool,
     stats: Arc<Mutex<Stats>>,
     stop: Stop,
 }
@@ -358,8 +374,21 @@ impl Capture {
                 Some(Item::Unreadable { name, reason }) => {
                     lock(&self.stats).unreadable += 1;
                     complaints.unreadable(&name, &reason, self.clock.is_stream());
-                    self.newest_wins || self.frames.wait(Taken::Unreadable { name, reason }, &self.stop)
+                    self.newest_wins || self.tell(Outcome::Unreadable { name, reason })
                 }
+                Some(Item::Lost { name, reason }) => {
+                    lock(&self.stats).lost += 1;
+                    log::warn!("{name} is lost: {reason}; waiting for it to come back");
+                    if let Some(preview) = &self.preview {
+                        preview.replace(View::Lost(reason.clone()));
+                    }
+                    self.tell(Outcome::Lost { name, reason, time: self.clock.start.elapsed() })
+                }
+                Some(Item::Back { name, away, description }) => {
+                    log::info!("{name} is back after {:.1} s: {description}", away.as_secs_f32());
+                    self.tell(Outcome::Back { name, away, time: self.clock.start.elapsed() })
+                }
+                Some(Item::Waiting) => true,
             };
             if !handed_over {
                 break;
@@ -368,8 +397,14 @@ impl Capture {
         Ok(())
     }
 
+    /// Hands on what every sink must hear of; false if asked to stop.
+    fn tell(&mut self, outcome: Outcome) -> bool {
+        self.told = true;
+        self.frames.wait(Taken::Other(outcome), &self.stop)
+    }
+
     /// Hands on a frame whose reading began at `begun`; false if asked to stop.
-    fn frame(&self, mut frame: Frame, begun: Instant) -> bool {
+    fn frame(&mut self, mut frame: Frame, begun: Instant) -> bool {
         let time = frame.captured.saturating_duration_since(self.clock.start);
         let is_live = self.clock.pace == Pace::Live;
         let decoded = if is_live { frame.captured.elapsed() } else { begun.elapsed() };
@@ -387,9 +422,9 @@ impl Capture {
         }
         let shot = Shot { frame, time };
         if let Some(preview) = &self.preview {
-            preview.replace(shot.clone());
+            preview.replace(View::Shot(shot.clone()));
         }
-        if !self.newest_wins {
+        if std::mem::take(&mut self.told) || !self.newest_wins {
             return self.frames.wait(Taken::Shot(shot), &self.stop);
         }
         if self.frames.replace(Taken::Shot(shot)).is_some() {
@@ -399,16 +434,21 @@ impl Capture {
     }
 }
 
-/// Reports unreadable pictures; of a stream, at most one a second.
+/// Reports unreadable pictures; of a stream, once a second at first and, if there are ever more, once a minute.
 #[derive(Default)]
 struct Complaints {
     last: Option<Instant>,
+    /// How long after the last report the next may come.
+    pause: Duration,
     held_back: u64,
 }
 
 impl Complaints {
+    const FIRST_PAUSE: Duration = Duration::from_secs(1);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
     fn unreadable(&mut self, name: &str, reason: &str, is_stream: bool) {
-        if is_stream && self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+        if is_stream && !self.is_due(Instant::now()) {
             self.held_back += 1;
             return;
         }
@@ -416,7 +456,19 @@ impl Complaints {
             0 => log::warn!("{name}: {reason}; skipped"),
             n => log::warn!("{name}: {reason}; skipped, like {n} more since the last such message"),
         }
-        self.last = Some(Instant::now());
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let quiet = self.last.map(|last| now - last);
+        if quiet.is_some_and(|quiet| quiet < self.pause) {
+            return false;
+        }
+        self.pause = match quiet {
+            Some(quiet) if quiet < 2 * self.pause => (2 * self.pause).min(Self::LONGEST_PAUSE),
+            _ => Self::FIRST_PAUSE,
+        };
+        self.last = Some(now);
+        true
     }
 }
 
@@ -437,7 +489,7 @@ fn infer(
         };
         let outcome = match item {
             None => break,
-            Some(Taken::Unreadable { name, reason }) => Outcome::Unreadable { name, reason },
+            Some(Taken::Other(outcome)) => outcome,
             Some(Taken::Shot(shot)) => {
                 let moment = clock.is_stream().then(|| clock.start + shot.time);
                 let seen = match analyser.analyse(&shot.frame, moment, &mut stats) {
@@ -478,7 +530,7 @@ fn write(results: Receiver<Outcome>, sinks: &mut [Box<dyn Sink + '_>]) -> (Stats
 fn show(
     screen: &mut dyn Screen,
     clock: Clock,
-    mut shots: Receiver<Shot>,
+    mut views: Receiver<View>,
     people: Receiver<Seen>,
     stop: &Stop,
 ) -> (Stats, Option<SinkError>) {
@@ -487,15 +539,23 @@ fn show(
     let mut status = String::new();
     let (mut newest, mut seen): (Option<Shot>, Option<Seen>) = (None, None);
     loop {
-        let (mut is_new, mut is_stale) = (false, false);
+        let (mut is_new, mut is_stale, mut lost) = (false, false, None);
         select! {
-            recv(shots) -> shot => match shot {
-                Ok(shot) => {
+            recv(views) -> view => match view {
+                Ok(View::Shot(shot)) => {
+                    if newest.is_none() {
+                        // Whoever was there before a loss need not be there any more.
+                        seen = None;
+                    }
                     newest = Some(shot);
                     is_new = true;
                 }
+                Ok(View::Lost(reason)) => {
+                    newest = None;
+                    lost = Some(reason);
+                }
                 // The source has ended; what is under way still comes.
-                Err(_) => shots = channel::never(),
+                Err(_) => views = channel::never(),
             },
             recv(people) -> found => match found {
                 Ok(found) => {
@@ -508,9 +568,10 @@ fn show(
             default(POLL) => {}
         }
         let begun = Instant::now();
-        let shown = match newest.as_ref().filter(|_| is_new || is_stale) {
-            Some(shot) => screen.show(&shot.frame, &carried(clock, shot, seen.as_ref()), &status),
-            None => screen.idle(),
+        let shown = match (newest.as_ref().filter(|_| is_new || is_stale), lost) {
+            (Some(shot), _) => screen.show(&shot.frame, &carried(clock, shot, seen.as_ref()), &status),
+            (None, Some(reason)) => screen.lost(&reason),
+            (None, None) => screen.idle(),
         };
         match shown {
             Ok(true) => {}
@@ -561,8 +622,11 @@ mod tests {
         interval: Duration,
         next: u64,
         unreadable: Option<u64>,
+        /// Is lost before this frame, and back.
+        lost: Option<u64>,
         end: End,
         start: Option<Instant>,
+        back: bool,
     }
 
     enum End {
@@ -581,8 +645,10 @@ mod tests {
                 interval: Duration::ZERO,
                 next: 0,
                 unreadable: None,
+                lost: None,
                 end: End::Plain,
                 start: None,
+                back: false,
             }
         }
     }
@@ -615,6 +681,15 @@ mod tests {
                         thread::park();
                     },
                 };
+            }
+            if self.lost == Some(self.next) {
+                self.lost = None;
+                self.back = true;
+                return Ok(Some(Item::Lost { name: "script".into(), reason: "unplugged".into() }));
+            }
+            if std::mem::take(&mut self.back) {
+                let away = Duration::from_secs(3);
+                return Ok(Some(Item::Back { name: "script".into(), away, description: "as before".into() }));
             }
             self.left -= 1;
             let sequence = self.next;
@@ -673,7 +748,7 @@ mod tests {
             }
             self.sequences.push(match outcome {
                 Outcome::Seen(seen) => Some(seen.shot.frame.sequence),
-                Outcome::Unreadable { .. } => None,
+                _ => None,
             });
             Ok(())
         }
@@ -684,12 +759,18 @@ mod tests {
         /// Closes itself when so many frames were shown.
         close_after: Option<u32>,
         shown: u32,
+        losses: Vec<String>,
     }
 
     impl Screen for Watcher {
         fn show(&mut self, _: &Frame, _: &[Person], _: &str) -> Result<bool, SinkError> {
             self.shown += 1;
             Ok(self.close_after != Some(self.shown))
+        }
+
+        fn lost(&mut self, reason: &str) -> Result<bool, SinkError> {
+            self.losses.push(reason.to_owned());
+            Ok(true)
         }
 
         fn idle(&mut self) -> Result<bool, SinkError> {
@@ -749,6 +830,16 @@ mod tests {
         assert_eq!(notes.sequences, [Some(0), None, Some(2)]);
         assert_eq!(slow.moments, [None, None]);
         assert_eq!((report.stats.captured, report.stats.unreadable), (2, 1));
+    }
+
+    #[test]
+    fn complaints_become_rarer_while_they_go_on() {
+        let (mut complaints, start) = (Complaints::default(), Instant::now());
+        let second = |n| start + Duration::from_secs(n);
+        let said: Vec<u64> = (0..300).filter(|&n| complaints.is_due(second(n))).collect();
+        assert_eq!(said, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]);
+        assert!(complaints.is_due(second(1000)));
+        assert!(complaints.is_due(second(1001)), "after a good time it begins anew");
     }
 
     #[test]
@@ -830,6 +921,10 @@ mod tests {
                 Ok(true)
             }
 
+            fn lost(&mut self, _: &str) -> Result<bool, SinkError> {
+                unreachable!("slides are never lost")
+            }
+
             fn idle(&mut self) -> Result<bool, SinkError> {
                 Ok(self.0.elapsed() < Duration::from_millis(300))
             }
@@ -840,6 +935,34 @@ mod tests {
         let report = run(Box::new(script), &mut slow, &mut [], Some(&mut screen), None, &stop);
         assert!(report.elapsed >= Duration::from_millis(300), "{:?}", report.elapsed);
         assert_eq!((report.stats.shown, report.stats.processed), (1, 1));
+    }
+
+    #[test]
+    fn a_loss_and_a_return_reach_every_sink_and_the_screen() {
+        /// Notes what it is told besides frames, with the number of the last frame before.
+        #[derive(Default)]
+        struct Turns(Option<u64>, Vec<(&'static str, Option<u64>)>);
+        impl Sink for Turns {
+            fn accept(&mut self, outcome: &Outcome) -> Result<(), SinkError> {
+                match outcome {
+                    Outcome::Seen(seen) => self.0 = Some(seen.shot.frame.sequence),
+                    Outcome::Lost { .. } => self.1.push(("lost", self.0)),
+                    Outcome::Back { .. } => self.1.push(("back", self.0)),
+                    Outcome::Unreadable { .. } => {}
+                }
+                Ok(())
+            }
+        }
+        let script = Script { lost: Some(20), interval: TICK, ..Script::new(Pace::Live, 60) };
+        let mut slow = Slow { pause: Duration::from_millis(20), ..Slow::default() };
+        let (mut turns, mut screen) = (Turns::default(), Watcher::default());
+        let stop = Stop::default();
+        let report =
+            run(Box::new(script), &mut slow, &mut [Box::new(&mut turns)], Some(&mut screen), None, &stop);
+        assert_eq!(turns.1, [("lost", Some(19)), ("back", Some(19))]);
+        assert!(turns.0 > Some(19), "frames go on");
+        assert_eq!(report.stats.lost, 1);
+        assert!(screen.losses.len() <= 1 && screen.losses.iter().all(|reason| reason == "unplugged"));
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub struct Stats {
     pub skipped: u64,
     /// Pictures that could not be read.
     pub unreadable: u64,
+    /// How often a live source was lost.
+    pub lost: u64,
     /// Pictures shown in the window.
     pub shown: u64,
     /// Different people followed; for unrelated pictures, all faces.
@@ -172,6 +174,7 @@ impl Stats {
         self.processed += other.processed;
         self.skipped += other.skipped;
         self.unreadable += other.unreadable;
+        self.lost += other.lost;
         self.shown += other.shown;
         self.people += other.people;
         self.age.merge(&other.age);
@@ -190,6 +193,7 @@ impl Stats {
             processed: self.processed,
             skipped: self.skipped,
             unreadable: self.unreadable,
+            lost: self.lost,
             shown: self.shown,
             people: self.people,
             fps: if seconds > 0.0 { round(self.processed as f64 / seconds, 2) } else { 0.0 },
@@ -207,6 +211,7 @@ pub struct Summary {
     pub processed: u64,
     pub skipped: u64,
     pub unreadable: u64,
+    pub lost: u64,
     pub shown: u64,
     pub people: u64,
     /// Processed pictures a second, over the whole run.
@@ -223,6 +228,11 @@ impl fmt::Display for Summary {
             "{} captured, {} processed, {} skipped, {} unreadable in {:.1} s: {:.1} fps, people: {}",
             self.captured, self.processed, self.skipped, self.unreadable, self.seconds, self.fps, self.people
         )?;
+        match self.lost {
+            0 => {}
+            1 => writeln!(f, "the source was lost once")?,
+            n => writeln!(f, "the source was lost {n} times")?,
+        }
         write!(f, "{:<10} {:>9} {:>9}", "ms", "p50", "p95")?;
         let stages = Stage::ALL.iter().filter_map(|s| Some((s.name(), self.stages_ms.get(s.name())?)));
         for (name, q) in self.age_ms.as_ref().map(|age| ("frame age", age)).into_iter().chain(stages) {

@@ -50,3 +50,25 @@ fn kernels_that_are_unknown_are_refused_with_those_that_exist() {
     assert_eq!(code(&output), 2);
     assert!(stderr(&output).contains("MIEN_KERNELS=mmx") && stderr(&output).contains("portable"));
 }
+
+#[test]
+fn the_kernels_of_this_build_are_listed() {
+    let output = run(["model", "kernels", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let held = &lines(&output)[0];
+    let names = |key: &str| -> Vec<&str> {
+        held[key].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
+    };
+    let expected: &[&str] = match std::env::consts::ARCH {
+        "x86_64" => &["portable", "avx2", "avxvnni", "avx512vnni"],
+        "aarch64" => &["portable", "neon", "neon_dot", "neon_i8mm"],
+        _ => &["portable"],
+    };
+    assert_eq!(names("built"), expected);
+    assert!(names("supported").contains(&held["chosen"].as_str().unwrap()), "{held}");
+    assert!(held["tract"].as_array().unwrap().iter().any(|routine| routine["runs_here"] == true), "{held}");
+
+    let chosen = mien(["model", "kernels"]).env("MIEN_KERNELS", "portable").output().unwrap();
+    let text = String::from_utf8(chosen.stdout).unwrap();
+    assert!(text.lines().any(|line| line.split_whitespace().eq(["portable", "chosen"])), "{text}");
+}

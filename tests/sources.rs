@@ -51,6 +51,8 @@ fn drain(mut source: Box<dyn Source>) -> (Vec<Frame>, Vec<(String, String)>) {
         match item {
             Item::Frame(frame) => frames.push(frame),
             Item::Unreadable { name, reason } => unreadable.push((name, reason)),
+            Item::Waiting => {}
+            turn => panic!("{turn:?}"),
         }
     }
     (frames, unreadable)

@@ -204,6 +204,32 @@ fn the_demo_is_shown_with_its_overlay_and_answers_to_keys() {
 }
 
 #[test]
+fn a_lost_camera_darkens_the_picture_until_it_is_back() {
+    let Some(display) = Display::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let plugged = folder.path().join("plugged");
+    fs::write(folder.path().join("picture"), grey_jpeg(320, 240, 200)).unwrap();
+    fs::write(&plugged, "").unwrap();
+    let command = "while [ -e plugged ]; do cat picture; sleep 0.05; done; exit 1";
+    let mut run = display.run(&["--source", &format!("exec:cd '{}' && {command}", folder.path().display())]);
+    let light = |picture: &Picture| {
+        picture.pixels().filter(|pixel| pixel.0.iter().all(|v| (196..205).contains(v))).count()
+    };
+    display.wait_for(&mut run, "the picture", |picture| light(picture) > 200_000);
+
+    fs::remove_file(&plugged).unwrap();
+    let lost = display.wait_for(&mut run, "a notice on a dark picture", |picture| light(picture) < 1000);
+    assert!(count(&lost, [255; 3]) > 300, "{} white pixels", count(&lost, [255; 3]));
+    assert_eq!(run.log().matches("is lost").count(), 1, "{}", run.log());
+
+    fs::write(&plugged, "").unwrap();
+    display.wait_for(&mut run, "the picture again", |picture| light(picture) > 200_000);
+    display.xdotool(&["key", "q"]);
+    assert_eq!(run.end(), Some(0), "{}", run.log());
+    assert!(run.log().contains("is back after"), "{}", run.log());
+}
+
+#[test]
 fn colours_and_aspect_are_right_in_a_window_of_any_shape() {
     let Some(display) = Display::open() else { return };
     let folder = tempfile::tempdir().unwrap();

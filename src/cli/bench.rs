@@ -231,7 +231,7 @@ fn difference(a: &[Output], b: &[Output]) -> f32 {
 }
 
 /// What the system calls the CPU.
-fn cpu() -> String {
+pub fn cpu() -> String {
     let known = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |key: &str| {
         let of = known.lines().find(|line| line.starts_with(key))?;

@@ -3,7 +3,7 @@
 /// List the cameras and the formats they offer
 ///
 /// Each line gives a camera's picture size and rates, to be asked for with `mien run --source camera:N --size
-/// 640x480 --fps 30`. Asking a camera for its formats sets it to one of them.
+/// 640x480 --fps 30 --format mjpg`, and where it is plugged in. Nothing is changed on a camera.
 #[derive(clap::Args)]
 pub struct Args {
     /// Write one JSON object per camera to standard output
@@ -22,7 +22,12 @@ pub use with_cameras::run;
 #[cfg(feature = "camera")]
 mod with_cameras {
     use super::{super::Outcome, Args};
-    use mien::source::camera::{self, Device, Format};
+    use mien::source::{
+        SourceError,
+        camera::{self, Device},
+        format::{Format, Offer, offers},
+    };
+    use mien::stats::round;
     use serde::Serialize;
     use std::io::{self, BufWriter, Write};
 
@@ -53,6 +58,8 @@ mod with_cameras {
         index: u32,
         device: String,
         name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bus: Option<String>,
         #[serde(flatten)]
         formats: Formats,
     }
@@ -64,64 +71,79 @@ mod with_cameras {
         Error(String),
     }
 
-    /// One encoding and size with all its rates, the highest first.
+    /// One encoding and size with all its rates, the highest first; none where the driver does not say.
     #[derive(Debug, Serialize)]
     struct Rates {
-        encoding: String,
+        encoding: &'static str,
         width: u32,
         height: u32,
-        fps: Vec<u32>,
+        fps: Vec<f64>,
+    }
+
+    impl From<Offer> for Rates {
+        fn from(offer: Offer) -> Self {
+            Rates {
+                encoding: offer.encoding.name(),
+                width: offer.width,
+                height: offer.height,
+                fps: offer.rates.iter().map(|rate| round(rate.per_second(), 2)).collect(),
+            }
+        }
     }
 
     impl Listing {
-        fn new(device: &Device, formats: Result<Vec<Format>, String>) -> Self {
+        fn new(device: &Device, formats: Result<Vec<Format>, SourceError>) -> Self {
             Self {
                 schema: SCHEMA,
                 index: device.index,
                 device: device.path(),
                 name: device.name.clone(),
-                formats: formats.map_or_else(Formats::Error, |formats| Formats::Formats(group(formats))),
+                bus: device.bus.clone(),
+                formats: match formats {
+                    Ok(formats) => Formats::Formats(offers(&formats).into_iter().map(Rates::from).collect()),
+                    Err(error) => Formats::Error(format!("{}; {}", error.reason, error.advice)),
+                },
             }
         }
 
         fn write(&self, out: &mut impl Write) -> io::Result<()> {
-            writeln!(out, "camera:{}  {}  {}", self.index, self.device, self.name)?;
+            write!(out, "camera:{}  {}  {}", self.index, self.device, self.name)?;
+            match &self.bus {
+                Some(bus) => writeln!(out, "  at {bus}")?,
+                None => writeln!(out)?,
+            }
             match &self.formats {
                 Formats::Error(reason) => writeln!(out, "  not usable: {reason}"),
                 Formats::Formats(formats) => formats.iter().try_for_each(|rates| {
                     let size = format!("{}x{}", rates.width, rates.height);
-                    let fps: Vec<String> = rates.fps.iter().map(u32::to_string).collect();
-                    writeln!(out, "  {}  {size:<9}  {} fps", rates.encoding, fps.join(", "))
+                    let fps: Vec<String> = rates.fps.iter().map(f64::to_string).collect();
+                    match fps.is_empty() {
+                        true => writeln!(out, "  {}  {size}", rates.encoding),
+                        false => writeln!(out, "  {}  {size:<9}  {} fps", rates.encoding, fps.join(", ")),
+                    }
                 }),
             }
         }
     }
 
-    fn group(mut formats: Vec<Format>) -> Vec<Rates> {
-        formats.sort_by_key(|format| (format.encoding, format.width, format.height, u32::MAX - format.fps));
-        formats
-            .chunk_by(|a, b| (a.encoding, a.width, a.height) == (b.encoding, b.width, b.height))
-            .map(|chunk| Rates {
-                encoding: chunk[0].encoding.to_string(),
-                width: chunk[0].width,
-                height: chunk[0].height,
-                fps: chunk.iter().map(|format| format.fps).collect(),
-            })
-            .collect()
-    }
-
     #[cfg(test)]
     mod tests {
         use super::*;
-        use mien::source::camera::Encoding::{Mjpg, Yuyv};
+        use mien::source::format::{
+            Encoding::{self, Mjpg, Yuyv},
+            Rate,
+        };
 
         fn webcam() -> Device {
-            Device { index: 2, name: "Webcam".into() }
+            Device { index: 2, name: "Webcam".into(), bus: Some("1-2:1.0".into()) }
+        }
+
+        fn format(encoding: Encoding, width: u32, height: u32, fps: u32) -> Format {
+            Format { encoding, width, height, rate: Rate::new(fps, 1) }
         }
 
         #[test]
         fn rates_of_one_size_share_a_line() {
-            let format = |encoding, width, height, fps| Format { encoding, width, height, fps };
             let formats = vec![
                 format(Mjpg, 1280, 720, 30),
                 format(Yuyv, 640, 480, 15),
@@ -131,7 +153,7 @@ mod with_cameras {
             let mut text = Vec::new();
             Listing::new(&webcam(), Ok(formats)).write(&mut text).unwrap();
             let lines: Vec<String> = String::from_utf8(text).unwrap().lines().map(str::to_owned).collect();
-            assert!(lines[0].starts_with("camera:2") && lines[0].ends_with("Webcam"));
+            assert_eq!(lines[0], "camera:2  /dev/video2  Webcam  at 1-2:1.0");
             assert_eq!(
                 lines[1..],
                 ["  MJPG  640x480    30 fps", "  MJPG  1280x720   30 fps", "  YUYV  640x480    30, 15 fps"]
@@ -141,14 +163,14 @@ mod with_cameras {
         #[test]
         fn json_has_formats_or_an_error() {
             let json = |formats| serde_json::to_value(Listing::new(&webcam(), formats)).unwrap();
-            let good = json(Ok(vec![Format { encoding: Mjpg, width: 640, height: 480, fps: 30 }]));
-            assert_eq!(good["index"], 2);
+            let good = json(Ok(vec![format(Mjpg, 640, 480, 30)]));
+            assert_eq!((&good["index"], &good["bus"]), (&2.into(), &"1-2:1.0".into()));
             assert_eq!(
                 good["formats"],
-                serde_json::json!([{"encoding": "MJPG", "width": 640, "height": 480, "fps": [30]}])
+                serde_json::json!([{"encoding": "MJPG", "width": 640, "height": 480, "fps": [30.0]}])
             );
-            let bad = json(Err("busy".into()));
-            assert_eq!(bad["error"], "busy");
+            let bad = json(Err(SourceError::new("/dev/video2", "busy", "close it")));
+            assert_eq!(bad["error"], "busy; close it");
             assert!(bad.get("formats").is_none());
         }
     }

@@ -23,7 +23,10 @@ use mien::{
 };
 
 mod bench;
+mod config;
 mod devices;
+mod doctor;
+mod generate;
 mod model;
 #[cfg(feature = "window")]
 mod preview;
@@ -50,6 +53,10 @@ enum Command {
     Devices(devices::Args),
     Model(model::Args),
     Bench(bench::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// What standard output is called in messages.
@@ -66,14 +73,7 @@ enum Outcome {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
-    let result = match cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Still(args) => still::run(args),
-        Command::Devices(args) => devices::run(args),
-        Command::Model(args) => model::run(args),
-        Command::Bench(args) => bench::run(args),
-    };
-    match result {
+    match dispatch(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NothingProcessed) => ExitCode::from(1),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -81,6 +81,22 @@ pub fn main() -> ExitCode {
             log::error!("{error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn dispatch(mut cli: Cli) -> anyhow::Result<Outcome> {
+    if matches!(cli.command, Command::Run(_) | Command::Still(_)) {
+        (cli, _) = config::parse(std::env::args_os())?;
+    }
+    match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Still(args) => still::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Generate(args) => generate::run(args),
     }
 }
 

@@ -10,14 +10,14 @@ use anyhow::Context;
 use clap::Subcommand;
 use mien::{
     classify, detect,
-    engine::{EngineKind, InputShape, Network, int8::Fate},
+    engine::{self, EngineKind, InputShape, Network, TractRoutine, int8::Fate, kernels::InstructionSet},
     models::Model,
 };
 use serde::Serialize;
 
 use super::Outcome;
 
-/// Look into a model file
+/// Look into a model file, or at what runs it
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -27,6 +27,15 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     Explain(Explain),
+    Kernels(Kernels),
+}
+
+/// List the kernels that this build holds, those that this processor can run, and the one that is chosen
+#[derive(clap::Args)]
+struct Kernels {
+    /// Write a JSON object to standard output
+    #[arg(long)]
+    json: bool,
 }
 
 /// Show which layers the int8 engine runs, how long each takes, and what stays in plain tract and why
@@ -54,7 +63,13 @@ pub fn size(text: &str) -> Result<[usize; 2], String> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let Command::Explain(explain) = args.command;
+    match args.command {
+        Command::Explain(args) => explain(args),
+        Command::Kernels(args) => kernels(args),
+    }
+}
+
+fn explain(explain: Explain) -> anyhow::Result<Outcome> {
     let (onnx, origin) = match &explain.file {
         Some(file) => {
             let onnx = std::fs::read(file).with_context(|| format!("model file {}", file.display()))?;
@@ -79,6 +94,54 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     out.flush()?;
     Ok(Outcome::Done)
+}
+
+fn kernels(args: Kernels) -> anyhow::Result<Outcome> {
+    let held = Held {
+        schema: 1,
+        arch: std::env::consts::ARCH,
+        built: InstructionSet::built().map(InstructionSet::name).collect(),
+        supported: InstructionSet::supported().map(InstructionSet::name).collect(),
+        chosen: InstructionSet::chosen()?.name(),
+        tract: engine::tract_routines(),
+    };
+    let mut out = io::stdout().lock();
+    match args.json {
+        true => writeln!(out, "{}", serde_json::to_string(&held)?)?,
+        false => held.write(&mut out)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// What can run a network here.
+#[derive(Serialize)]
+struct Held {
+    schema: u32,
+    arch: &'static str,
+    built: Vec<&'static str>,
+    supported: Vec<&'static str>,
+    chosen: &'static str,
+    /// Plain tract's routines for whole numbers in this build.
+    tract: Vec<TractRoutine>,
+}
+
+impl Held {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "int8 kernels in this build for {}:", self.arch)?;
+        for name in &self.built {
+            let state = match name {
+                name if *name == self.chosen => "chosen",
+                name if self.supported.contains(name) => "this processor can run them",
+                _ => "this processor lacks the instructions",
+            };
+            writeln!(out, "  {name:<12} {state}")?;
+        }
+        writeln!(out, "plain tract's routines for whole numbers in this build:")?;
+        self.tract.iter().try_for_each(|routine| {
+            let state = if routine.runs_here { "runs here" } else { "not here" };
+            writeln!(out, "  {:<32} {state}", routine.name)
+        })
+    }
 }
 
 fn load(onnx: &[u8], origin: &str, outputs: &[&str]) -> anyhow::Result<Network> {

@@ -27,6 +27,8 @@ pub struct Preview {
     writer: Option<PictureWriter>,
     paused: bool,
     shown: Option<(Frame, Vec<Person>, String)>,
+    /// Why no more frames come.
+    lost: Option<String>,
     drawn: Picture,
 }
 
@@ -40,6 +42,7 @@ impl Preview {
             writer: None,
             paused: false,
             shown: None,
+            lost: None,
             drawn: Picture::new(width, height),
         })
     }
@@ -47,7 +50,10 @@ impl Preview {
     fn draw(&mut self) {
         if let Some((frame, people, status)) = &self.shown {
             self.drawn.clone_from(&frame.picture);
-            self.overlay.draw(&mut self.drawn, people, Some(status));
+            match &self.lost {
+                None => self.overlay.draw(&mut self.drawn, people, Some(status)),
+                Some(reason) => self.overlay.draw_notice(&mut self.drawn, "camera lost", reason),
+            }
         }
     }
 
@@ -80,10 +86,19 @@ impl Preview {
 
 impl Screen for Preview {
     fn show(&mut self, frame: &Frame, people: &[Person], status: &str) -> Result<bool, SinkError> {
+        let is_back = self.lost.take().is_some();
         if !self.paused {
             self.shown = Some((frame.clone(), people.to_vec(), status.to_owned()));
+        }
+        if !self.paused || is_back {
             self.draw();
         }
+        Ok(self.present())
+    }
+
+    fn lost(&mut self, reason: &str) -> Result<bool, SinkError> {
+        self.lost = Some(reason.to_owned());
+        self.draw();
         Ok(self.present())
     }
 

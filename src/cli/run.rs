@@ -3,14 +3,18 @@
 use std::{
     io::{self, BufWriter, Write},
     path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use mien::{
     overlay::Overlay,
     pipeline::{self, PipelineError, Report, Screen},
     sink::{Sink, events::EventLines, text::TextLines},
-    source::{self, Pace, Source, SourceOptions, chain::Chain},
+    source::{self, Pace, Source, SourceOptions, chain::Chain, format::Encoding},
 };
+
+#[cfg(target_os = "linux")]
+use mien::sink::service::Service;
 
 use super::{
     AnalyserArgs, Interrupt, Outcome, STDOUT,
@@ -23,20 +27,26 @@ const DEMO_FRAMES: u64 = 360;
 /// Follow people in a live camera, a recording, or the built-in demo
 #[derive(clap::Args)]
 pub struct Args {
-    /// camera[:N or :/dev/videoN], mjpeg:FILE, y4m:FILE (- is standard input), a GIF, a picture, a folder,
-    /// a quoted glob, or demo; several recordings or pictures play one after the other [default: the camera, or
-    /// else the demo]
+    /// camera[:N or :/dev/videoN], rpicam[:N], nvargus[:N], http://HOST/STREAM, 'exec:COMMAND' (docs/cameras.md),
+    /// mjpeg:FILE, y4m:FILE (- is standard input), a GIF, a picture, a folder, a quoted glob, or demo; several
+    /// recordings or pictures play one after the other [default: the camera, or else the demo]
     #[arg(long, num_args = 1..)]
-    source: Vec<String>,
-    /// Size of the camera's pictures; its nearest is taken
+    pub source: Vec<String>,
+    /// Size of the camera's pictures, one that it offers (see mien devices) [default: the nearest to 640x480]
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
     size: Option<(u32, u32)>,
-    /// Pictures a second: the camera's nearest is taken, a recording is played at it
+    /// Pictures a second, one of the camera's rates [default: the nearest to 30]; a recording is played at it
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=1000))]
     fps: Option<u32>,
+    /// How the camera packs its pictures, such as mjpg or yuyv [default: what suits the size]
+    #[arg(long)]
+    format: Option<Encoding>,
+    /// Fail where there is no camera, instead of showing the demo
+    #[arg(long)]
+    no_demo: bool,
     /// Open no window
     #[arg(long)]
-    headless: bool,
+    pub headless: bool,
     /// Write one JSON object per processed picture, then a summary, to standard output (docs/events.md)
     #[arg(long)]
     json: bool,
@@ -54,12 +64,16 @@ pub struct Args {
     #[arg(long)]
     landmarks: bool,
     #[command(flatten)]
-    analyser: AnalyserArgs,
+    pub analyser: AnalyserArgs,
 }
 
 pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
     let mut analyser = args.analyser.load()?;
-    let (source, is_demo) = open_source(&args)?;
+    let interrupt = Interrupt::listen()?;
+    let (source, is_demo) = match open_source(&args, &interrupt.happened) {
+        Err(_) if interrupt.happened() => return Ok(Outcome::Done),
+        opened => opened?,
+    };
     if is_demo {
         args.save = args.save.or(args.demo_save.take());
     }
@@ -68,7 +82,6 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
     let mut sinks = open_sinks(&args, source.pace(), screen.is_some())?;
     let limit = args.frames.or((is_demo && screen.is_none()).then_some(DEMO_FRAMES));
 
-    let interrupt = Interrupt::listen()?;
     let screen = screen.as_mut().map(|screen| screen.as_mut() as &mut dyn Screen);
     let Report { stats, elapsed, error } =
         pipeline::run(source, &mut analyser, &mut sinks, screen, limit, &interrupt.stop);
@@ -89,9 +102,16 @@ pub fn run(mut args: Args) -> anyhow::Result<Outcome> {
 }
 
 /// The source asked for, and whether it is the demo.
-fn open_source(args: &Args) -> anyhow::Result<(Box<dyn Source>, bool)> {
-    let options = SourceOptions { size: args.size, fps: args.fps, ..SourceOptions::default() };
+pub fn open_source(args: &Args, interrupted: &Arc<AtomicBool>) -> anyhow::Result<(Box<dyn Source>, bool)> {
+    let options = SourceOptions {
+        size: args.size,
+        fps: args.fps,
+        format: args.format,
+        interrupted: interrupted.clone(),
+        ..SourceOptions::default()
+    };
     match args.source.as_slice() {
+        [] if args.no_demo => Ok((source::open("camera", &options)?, false)),
         [] => {
             let (source, no_camera) = source::open_default(&options)?;
             if let Some(reason) = &no_camera {
@@ -146,6 +166,10 @@ fn open_sinks(args: &Args, pace: Pace, windowed: bool) -> anyhow::Result<Vec<Box
         } else if !windowed {
             sinks.push(Box::new(Album::of_stream(folder, overlay(args))?));
         }
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(service) = Service::of_environment() {
+        sinks.push(Box::new(service));
     }
     Ok(sinks)
 }

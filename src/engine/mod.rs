@@ -57,6 +57,27 @@ pub enum EngineError {
     Kernels(#[from] kernels::KernelChoiceError),
 }
 
+/// A routine of plain tract's for products of whole numbers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct TractRoutine {
+    pub name: String,
+    /// Whether this CPU can run it.
+    pub runs_here: bool,
+}
+
+/// What plain tract multiplies whole numbers with, as far as this build holds it. tract leaves out without a word what
+/// the assembler of the build didn't know.
+pub fn tract_routines() -> Vec<TractRoutine> {
+    let cpu = tract_linalg::isa::native();
+    let routines = tract_linalg::mmm_routines::declared().map(|routine| (routine.make)());
+    let integer = routines.filter(|routine| routine.built() && routine.internal_type() == DatumType::I32);
+    let mut found: Vec<TractRoutine> = integer
+        .map(|routine| TractRoutine { name: routine.name().to_owned(), runs_here: routine.runnable_on(&cpu) })
+        .collect();
+    found.sort();
+    found
+}
+
 /// Number of pictures, height and width of an input tensor; the channels are always 3.
 pub type InputShape = [usize; 3];
 

@@ -21,6 +21,7 @@ const SEPARATOR: &str = " · ";
 /// Height of a line of text in a picture whose shorter side is [`REFERENCE_SIDE`] pixels.
 const TEXT_SIZE: f32 = 18.0;
 const STATUS_SIZE: f32 = 14.0;
+const NOTICE_SIZE: f32 = 32.0;
 const REFERENCE_SIDE: f32 = 480.0;
 /// Below this scale, letters could not be told apart.
 const SMALLEST_SCALE: f32 = 0.6;
@@ -29,6 +30,8 @@ const WHITE: Colour = [255; 3];
 const BLACK: Colour = [0; 3];
 /// Opacity of a plate: white text on it keeps a contrast of 8:1 over a white picture.
 const PLATE: u8 = 180;
+/// Opacity of the shade over a picture that is no longer live.
+const SHADE: u8 = 150;
 /// Opacity of the dark rim that sets lines off from a bright picture.
 const RIM: u8 = 140;
 
@@ -55,6 +58,21 @@ impl Overlay {
             self.draw_face(picture, person, scale);
         }
         for plate in self.plates(picture.dimensions(), people, status) {
+            self.draw_plate(picture, &plate, scale);
+        }
+    }
+
+    /// Darkens `picture` and writes `title` and, smaller below it, `detail` in its middle.
+    pub fn draw_notice(&self, picture: &mut Picture, title: &str, detail: &str) {
+        let (width, height) = (picture.width() as i32, picture.height() as i32);
+        fill(picture, Area::new(0, 0, width, height), BLACK, SHADE);
+        let scale = scale_of(picture);
+        let plates = [(title, NOTICE_SIZE), (detail, TEXT_SIZE)]
+            .map(|(text, size)| self.plate(text, " ", None, size * scale, width));
+        let mut top = (height - plates.iter().map(|plate| plate.area.height()).sum::<i32>()) / 2;
+        for plate in plates {
+            let plate = plate.clone().moved(((width - plate.area.width()) / 2, top));
+            top = plate.area.y1;
             self.draw_plate(picture, &plate, scale);
         }
     }
@@ -88,7 +106,7 @@ impl Overlay {
 
         let mut plates: Vec<Plate> = Vec::new();
         if let Some(status) = status {
-            let plate = self.plate(status, None, STATUS_SIZE * scale, picture.width());
+            let plate = self.plate(status, SEPARATOR, None, STATUS_SIZE * scale, picture.width());
             let margin = pixels(4.0 * scale);
             plates.push(plate.moved((margin, margin)));
         }
@@ -98,22 +116,22 @@ impl Overlay {
                 text = format!("#{id} {text}");
             }
             let colour = colour_of(people[i].labels.mask);
-            let plate = self.plate(&text, Some(colour), TEXT_SIZE * scale, picture.width());
+            let plate = self.plate(&text, SEPARATOR, Some(colour), TEXT_SIZE * scale, picture.width());
             let place = place_label(&picture, &plate.area, faces[i], &faces, &plates, pixels(4.0 * scale));
             plates.push(plate.moved(place));
         }
         plates
     }
 
-    /// A plate at the origin, its text in as many lines as `room` pixels of width ask for.
-    fn plate(&self, text: &str, stripe: Option<Colour>, size: f32, room: i32) -> Plate {
+    /// A plate at the origin, its text in as many lines, parted at `joint`, as `room` pixels of width ask for.
+    fn plate(&self, text: &str, joint: &str, stripe: Option<Colour>, size: f32, room: i32) -> Plate {
         let mut lettering = self.lettering.borrow_mut();
         let size = size.round() as u32;
         let (pad, stripe_width) = (pad_of(size), stripe.map_or(0, |_| pad_of(size)));
         let mut lines: Vec<String> = Vec::new();
-        for part in text.split(SEPARATOR) {
+        for part in text.split(joint) {
             if let Some(line) = lines.last_mut() {
-                let longer = format!("{line}{SEPARATOR}{part}");
+                let longer = format!("{line}{joint}{part}");
                 if lettering.width(&longer, size) + 2 * pad + stripe_width <= room {
                     *line = longer;
                     continue;
@@ -423,6 +441,30 @@ mod tests {
     fn a_narrow_picture_breaks_the_label_into_lines() {
         let plates = Overlay::new().plates((120, 90), &[person(40.0, 30.0, 30.0, 40.0)], None);
         assert!(plates[0].lines.len() > 1 && plates[0].area.x1 <= 120, "{plates:?}");
+    }
+
+    #[test]
+    fn a_notice_darkens_the_picture_and_stands_in_its_middle() {
+        let overlay = Overlay::new();
+        for (width, height) in [(640, 480), (160, 120), (1920, 1080)] {
+            let mut picture = Picture::from_pixel(width, height, image::Rgb([200; 3]));
+            overlay.draw_notice(
+                &mut picture,
+                "camera lost",
+                "no picture for 2 s; waiting for it to come back",
+            );
+            let white: Vec<_> = picture.enumerate_pixels().filter(|p| p.2.0 == WHITE).collect();
+            assert!(white.len() > 100, "{} white pixels", white.len());
+            let mean = |of: fn((u32, u32)) -> u32| {
+                white.iter().map(|&(x, y, _)| f64::from(of((x, y)))).sum::<f64>() / white.len() as f64
+            };
+            let (x, y) = (mean(|(x, _)| x) / f64::from(width), mean(|(_, y)| y) / f64::from(height));
+            assert!((0.4..0.6).contains(&x) && (0.3..0.7).contains(&y), "{x} {y}");
+            assert!(picture.get_pixel(1, 1).0[0] < 100);
+        }
+        for (width, height) in [(0, 0), (1, 1), (1, 300), (40, 2)] {
+            overlay.draw_notice(&mut Picture::new(width, height), "camera lost", "why");
+        }
     }
 
     #[test]

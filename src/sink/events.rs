@@ -1,6 +1,9 @@
 //! JSON lines: one object per picture, described in `docs/events.md`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -89,6 +92,28 @@ pub struct UnreadableEvent<'a> {
     pub error: &'a str,
 }
 
+/// A live source gives no more pictures; it is tried again until it is back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LostEvent<'a> {
+    pub schema: u32,
+    pub source: &'a str,
+    /// Seconds since the stream began.
+    pub time: f64,
+    /// Why.
+    pub lost: &'a str,
+}
+
+/// A lost source gives pictures again.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackEvent<'a> {
+    pub schema: u32,
+    pub source: &'a str,
+    /// Seconds since the stream began.
+    pub time: f64,
+    /// For how many seconds it was away.
+    pub back_after: f64,
+}
+
 /// The last line of a stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SummaryEvent<'a> {
@@ -116,6 +141,10 @@ impl From<&Person> for FaceEvent {
             class18: attributes.class18(),
         }
     }
+}
+
+fn seconds(value: Duration) -> f64 {
+    round(value.as_secs_f64(), 3)
 }
 
 fn pixels(value: f32) -> f64 {
@@ -154,7 +183,7 @@ impl<W: Write + Send> EventLines<W> {
         let Shot { frame, time } = &seen.shot;
         let moment = Moment {
             frame: frame.sequence,
-            time: round(time.as_secs_f64(), 3),
+            time: seconds(*time),
             age_ms: round(frame.captured.elapsed().as_secs_f64() * 1e3, 1),
         };
         self.line(&PictureEvent {
@@ -183,6 +212,13 @@ impl<W: Write + Send> Sink for EventLines<W> {
             Outcome::Unreadable { name, reason } => {
                 self.line(&UnreadableEvent { schema: SCHEMA, source: name, error: reason })
             }
+            Outcome::Lost { name, reason, time } => {
+                self.line(&LostEvent { schema: SCHEMA, source: name, time: seconds(*time), lost: reason })
+            }
+            Outcome::Back { name, away, time } => {
+                let (time, back_after) = (seconds(*time), seconds(*away));
+                self.line(&BackEvent { schema: SCHEMA, source: name, time, back_after })
+            }
         }
     }
 }
@@ -197,10 +233,7 @@ mod tests {
         geometry::Rect,
     };
     use serde_json::{Value, json};
-    use std::{
-        sync::Arc,
-        time::{Duration, Instant},
-    };
+    use std::{sync::Arc, time::Instant};
 
     fn seen(people: Vec<Person>) -> Outcome {
         let frame = Frame {
@@ -267,5 +300,29 @@ mod tests {
         let lines = lines_of(EventLines::of_stills(Vec::new(), "test"), &[bad, seen(Vec::new())]);
         assert_eq!(lines[0], json!({"schema": 1, "source": "b.jpg", "error": "the file is empty"}));
         assert_eq!(lines[1]["faces"], json!([]));
+    }
+
+    #[test]
+    fn a_loss_and_a_return_are_lines_of_their_own() {
+        let outcomes = [
+            Outcome::Lost {
+                name: "/dev/video0".into(),
+                reason: "it was unplugged".into(),
+                time: Duration::from_millis(12_300),
+            },
+            Outcome::Back {
+                name: "/dev/video0".into(),
+                away: Duration::from_millis(7_800),
+                time: Duration::from_millis(20_100),
+            },
+        ];
+        let lines = lines_of(EventLines::of_stream(Vec::new(), "test"), &outcomes);
+        assert_eq!(
+            lines,
+            [
+                json!({"schema": 1, "source": "/dev/video0", "time": 12.3, "lost": "it was unplugged"}),
+                json!({"schema": 1, "source": "/dev/video0", "time": 20.1, "back_after": 7.8}),
+            ]
+        );
     }
 }

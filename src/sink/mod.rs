@@ -6,11 +6,13 @@ use crate::{frame::Frame, sink::pictures::WriteError, track::Person};
 
 pub mod events;
 pub mod pictures;
+#[cfg(target_os = "linux")]
+pub mod service;
 pub mod text;
 #[cfg(feature = "window")]
 pub mod window;
 
-/// What became of one picture of the source.
+/// What became of one picture of the source, or of a live source itself.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     Seen(Seen),
@@ -18,6 +20,18 @@ pub enum Outcome {
     Unreadable {
         name: String,
         reason: String,
+    },
+    /// The source was lost, so long after the stream began.
+    Lost {
+        name: String,
+        reason: String,
+        time: Duration,
+    },
+    /// It is back, after so long.
+    Back {
+        name: String,
+        away: Duration,
+        time: Duration,
     },
 }
 

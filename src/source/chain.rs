@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Extent, Item, Pace, Source, SourceError, SourceOptions, open};
+use super::{Extent, Item, Pace, Source, SourceError, SourceOptions, http::shown, open};
 
 /// The time between two recordings: long enough for nobody of the first to be taken for somebody of the second.
 const GAP: Duration = Duration::from_millis(3500);
@@ -35,7 +35,7 @@ impl Chain {
         for (spec, source) in specs.iter().zip(&sources) {
             if source.pace() == Pace::Live || discriminant(&source.pace()) != discriminant(&pace) {
                 return Err(SourceError::new(
-                    spec,
+                    shown(spec),
                     "it cannot be played together with the others",
                     "give several recordings, or several pictures and folders, or one live source alone",
                 ));

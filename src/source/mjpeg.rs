@@ -3,6 +3,7 @@
 use super::{
     DEFAULT_FPS, Extent, Item, Pace, RecordingClock, Source, SourceError, SourceOptions, display_name,
     jpeg::{self, Scan, Scanner},
+    lookahead::Lookahead,
     open_bytes,
 };
 use crate::frame::Frame;
@@ -13,10 +14,9 @@ use std::{
 };
 
 /// The largest picture of a stream, in bytes.
-const MAX_JPEG: usize = 32 << 20;
-const READ_SIZE: usize = 64 << 10;
+pub const MAX_JPEG: usize = 32 << 20;
 
-/// What [`Splitter::next`] found.
+/// What [`Splitter::next_picture`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// The bytes of one picture, from its SOI to its EOI marker.
@@ -28,42 +28,35 @@ pub enum Found<'a> {
 /// Cuts a stream of bytes into JPEG pictures. Bytes between pictures are skipped; after a picture that
 /// is cut short the next start is looked for. Holds at most one picture and a read's worth of bytes.
 pub struct Splitter<R> {
-    input: R,
-    buffer: Vec<u8>,
-    /// Where in `buffer` the bytes begin that are still wanted.
-    start: usize,
+    input: Lookahead<R>,
     limit: usize,
 }
 
 impl<R: Read> Splitter<R> {
     pub fn new(input: R) -> Self {
-        Self { input, buffer: Vec::new(), start: 0, limit: MAX_JPEG }
+        Self { input: Lookahead::new(input), limit: MAX_JPEG }
     }
 
-    /// The next picture, or `None` at the end of the stream.
-    pub fn next(&mut self) -> io::Result<Option<Found<'_>>> {
+    /// The next picture, or `None` at the end of the stream. After an error, it may be tried again.
+    pub fn next_picture(&mut self) -> io::Result<Option<Found<'_>>> {
         if !self.seek_start()? {
             return Ok(None);
         }
         let mut scanner = Scanner::default();
         loop {
-            match scanner.advance(&self.buffer[self.start..]) {
-                Scan::Complete(length) => {
-                    let picture = self.start..self.start + length;
-                    self.start = picture.end;
-                    return Ok(Some(Found::Jpeg(&self.buffer[picture])));
-                }
+            match scanner.advance(self.input.bytes()) {
+                Scan::Complete(length) => return Ok(Some(Found::Jpeg(self.input.take(length)))),
                 Scan::Broken(reason) => {
-                    self.start += scanner.resume_at();
+                    self.input.consume(scanner.resume_at());
                     return Ok(Some(Found::Broken(reason)));
                 }
-                Scan::Incomplete if self.buffer.len() - self.start > self.limit => {
-                    self.start = self.buffer.len();
+                Scan::Incomplete if self.input.bytes().len() > self.limit => {
+                    self.input.consume(usize::MAX);
                     return Ok(Some(Found::Broken("it goes on for more than 32 MB")));
                 }
                 Scan::Incomplete => {
-                    if !self.fill()? {
-                        self.start = (self.start + scanner.resume_at()).min(self.buffer.len());
+                    if !self.input.fill()? {
+                        self.input.consume(scanner.resume_at());
                         return Ok(Some(Found::Broken("the stream ends in the middle of it")));
                     }
                 }
@@ -74,32 +67,16 @@ impl<R: Read> Splitter<R> {
     /// Moves to the next SOI marker that another marker follows.
     fn seek_start(&mut self) -> io::Result<bool> {
         loop {
-            let bytes = &self.buffer[self.start..];
+            let bytes = self.input.bytes();
             if let Some(offset) = bytes.windows(3).position(|window| window == [0xFF, 0xD8, 0xFF]) {
-                self.start += offset;
+                self.input.consume(offset);
                 return Ok(true);
             }
-            self.start += bytes.len().saturating_sub(2);
-            if !self.fill()? {
+            self.input.consume(bytes.len().saturating_sub(2));
+            if !self.input.fill()? {
                 return Ok(false);
             }
         }
-    }
-
-    /// Reads on; false at the end of the stream.
-    fn fill(&mut self) -> io::Result<bool> {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + READ_SIZE, 0);
-        let read = loop {
-            match self.input.read(&mut self.buffer[filled..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
-        Ok(read? > 0)
     }
 }
 
@@ -151,7 +128,7 @@ impl Source for Mjpeg {
     }
 
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
-        let found = self.splitter.next().map_err(|error| {
+        let found = self.splitter.next_picture().map_err(|error| {
             SourceError::new(&*self.name, error, "check the device or program that the stream comes from")
         })?;
         let arrived = Instant::now();
@@ -209,7 +186,7 @@ mod tests {
     fn widths(input: impl Read) -> Vec<Option<u32>> {
         let mut splitter = Splitter::new(input);
         let mut widths = Vec::new();
-        while let Some(found) = splitter.next().unwrap() {
+        while let Some(found) = splitter.next_picture().unwrap() {
             widths.push(match found {
                 Found::Jpeg(bytes) => Some(jpeg::decode(bytes).unwrap().width()),
                 Found::Broken(_) => None,
@@ -250,9 +227,9 @@ mod tests {
     fn memory_is_bounded() {
         let endless = [&[0xFF, 0xD8, 0xFF, 0xDA, 0, 2][..], &vec![0; 1 << 20], &jpeg(8)].concat();
         let mut splitter = Splitter { limit: 100_000, ..Splitter::new(&endless[..]) };
-        assert!(matches!(splitter.next().unwrap(), Some(Found::Broken(_))));
-        assert!(matches!(splitter.next().unwrap(), Some(Found::Jpeg(_))));
-        assert!(splitter.buffer.capacity() < 600_000, "{}", splitter.buffer.capacity());
+        assert!(matches!(splitter.next_picture().unwrap(), Some(Found::Broken(_))));
+        assert!(matches!(splitter.next_picture().unwrap(), Some(Found::Jpeg(_))));
+        assert!(splitter.input.capacity() < 600_000, "{}", splitter.input.capacity());
     }
 
     proptest! {
@@ -267,9 +244,9 @@ mod tests {
                 pictures.iter().flat_map(|picture| [&garbage[..], picture].concat()).collect();
             let mut splitter = Splitter::new(Trickle(&stream, step));
             for picture in &pictures {
-                prop_assert_eq!(splitter.next().unwrap(), Some(Found::Jpeg(picture)));
+                prop_assert_eq!(splitter.next_picture().unwrap(), Some(Found::Jpeg(picture)));
             }
-            prop_assert_eq!(splitter.next().unwrap(), None);
+            prop_assert_eq!(splitter.next_picture().unwrap(), None);
         }
 
         #[test]
@@ -286,7 +263,7 @@ mod tests {
             let stream = pieces.concat();
             let mut splitter = Splitter::new(Trickle(&stream, step));
             let mut found = 0;
-            while splitter.next().unwrap().is_some() {
+            while splitter.next_picture().unwrap().is_some() {
                 found += 1;
                 prop_assert!(found <= stream.len());
             }

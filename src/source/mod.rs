@@ -5,6 +5,10 @@
 //! | written | source |
 //! |---|---|
 //! | `camera`, `camera:1`, `camera:/dev/video2` | a live camera |
+//! | `rpicam`, `rpicam:1` | the camera module of a Raspberry Pi |
+//! | `nvargus`, `nvargus:1` | the camera module of a Jetson |
+//! | `http://HOST/stream.mjpg` | a network camera |
+//! | `exec:COMMAND` | a program that writes JPEG pictures to its standard output |
 //! | `mjpeg:FILE`, `mjpeg:-`, `FILE.mjpeg` | JPEG pictures one after the other |
 //! | `y4m:FILE`, `y4m:-`, `FILE.y4m` | uncompressed YUV4MPEG2 video |
 //! | `FILE.gif` | an animated or still GIF |
@@ -16,16 +20,24 @@ use std::{
     fs::File,
     io::{IsTerminal, Read, stdin},
     path::Path,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 #[cfg(feature = "camera")]
 pub mod camera;
 pub mod chain;
+#[cfg(unix)]
+mod child;
 mod demo;
+pub mod format;
 mod gif;
+mod http;
 pub mod jpeg;
-mod mjpeg;
+pub mod live;
+mod lookahead;
+pub mod mjpeg;
+pub mod multipart;
 pub mod still;
 mod y4m;
 pub mod yuv;
@@ -65,6 +77,19 @@ pub enum Item {
         name: String,
         reason: String,
     },
+    /// A live source gives no more pictures: it was unplugged, died or fell silent. It is tried again until it is back.
+    Lost {
+        name: String,
+        reason: String,
+    },
+    /// A lost source gives pictures again, after so long; `description` says what it is now.
+    Back {
+        name: String,
+        away: Duration,
+        description: String,
+    },
+    /// Nothing has come for a moment. A live source says so, for its reader to see whether it is time to stop.
+    Waiting,
 }
 
 /// Why a source cannot be opened or cannot go on.
@@ -82,6 +107,11 @@ pub struct SourceError {
 impl SourceError {
     pub fn new(what: impl Into<String>, reason: impl ToString, advice: impl Into<String>) -> Self {
         Self { what: what.into(), reason: reason.to_string(), advice: advice.into() }
+    }
+
+    /// Whether something was asked for that the source does not offer, rather than that there is no source.
+    pub fn is_about_a_flag(&self) -> bool {
+        self.what.starts_with("--")
     }
 }
 
@@ -115,15 +145,20 @@ impl PictureError {
     }
 }
 
-/// What the command line may ask of a source. A source whose pictures have a size of their own keeps it.
+/// What the command line may ask of a source. A camera that does not offer it is refused; recordings and network
+/// streams have a size of their own and keep it.
 #[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// Width and height in pixels of the camera's or the demo's pictures: the camera's nearest is taken.
+    /// Width and height in pixels of the camera's or the demo's pictures.
     pub size: Option<(u32, u32)>,
-    /// Pictures a second: the camera's nearest is taken; for a recording this replaces its own rate.
+    /// Pictures a second; for a recording this replaces its own rate.
     pub fps: Option<u32>,
+    /// How the camera is to pack its pictures.
+    pub format: Option<format::Encoding>,
     /// Ends the demo after so many pictures.
     pub demo_frames: Option<u64>,
+    /// When it is set, a live source that is being opened is not waited for any longer.
+    pub interrupted: Arc<AtomicBool>,
 }
 
 impl SourceOptions {
@@ -149,7 +184,11 @@ pub trait Source: Send {
     fn describe(&self) -> String;
     fn extent(&self) -> Extent;
     fn pace(&self) -> Pace;
-    /// The next picture; `None` at the end. Blocks until there is one.
+    /// How long dropping it may take.
+    fn closing_time(&self) -> Duration {
+        Duration::ZERO
+    }
+    /// The next picture; `None` at the end. Blocks until there is one or, of a live source, for a moment.
     fn next(&mut self) -> Result<Option<Item>, SourceError>;
 }
 
@@ -160,8 +199,20 @@ pub fn open(spec: &str, options: &SourceOptions) -> Result<Box<dyn Source>, Sour
         Some((scheme, rest)) => (scheme, Some(rest)),
         None => (spec, None),
     };
+    if let (Some(format), false) = (options.format, scheme == "camera") {
+        return Err(SourceError::new(
+            format!("--format {}", format.name().to_lowercase()),
+            format!("{} has no choice of formats", http::shown(spec)),
+            "leave it out, or give --source camera",
+        ));
+    }
     match (scheme, rest) {
         ("camera", selector) => open_camera(selector, options),
+        ("rpicam" | "nvargus" | "exec", rest) => open_program(scheme, rest, options),
+        ("http", Some(_)) => {
+            Ok(Box::new(live::Live::open(http::Http::new(spec, options)?, &options.interrupted)?))
+        }
+        ("https", Some(_)) => Err(http::encrypted(spec)),
         ("demo", None) => Ok(Box::new(demo::Demo::new(options)?)),
         ("mjpeg", Some(input)) => Ok(Box::new(mjpeg::Mjpeg::open(input, options)?)),
         ("y4m", Some(input)) => Ok(Box::new(y4m::Y4m::open(input, options)?)),
@@ -170,17 +221,21 @@ pub fn open(spec: &str, options: &SourceOptions) -> Result<Box<dyn Source>, Sour
 }
 
 /// The first usable camera; where there is none, the demo together with the reason.
+///
+/// # Errors
+/// When cameras are there, but none offers what `options` ask for.
 pub fn open_default(options: &SourceOptions) -> Result<(Box<dyn Source>, Option<SourceError>), SourceError> {
     options.check()?;
     match open_camera(None, options) {
         Ok(camera) => Ok((camera, None)),
+        Err(refused) if refused.is_about_a_flag() => Err(refused),
         Err(reason) => Ok((Box::new(demo::Demo::new(options)?), Some(reason))),
     }
 }
 
 #[cfg(feature = "camera")]
 fn open_camera(selector: Option<&str>, options: &SourceOptions) -> Result<Box<dyn Source>, SourceError> {
-    Ok(Box::new(camera::Camera::open(selector, options)?))
+    Ok(Box::new(camera::open(selector, options)?))
 }
 
 #[cfg(not(feature = "camera"))]
@@ -189,6 +244,29 @@ fn open_camera(_: Option<&str>, _: &SourceOptions) -> Result<Box<dyn Source>, So
         "camera",
         "this build has no camera support",
         "build with `--features camera`, or pipe a stream in with `--source mjpeg:-`",
+    ))
+}
+
+#[cfg(unix)]
+fn open_program(
+    scheme: &str,
+    rest: Option<&str>,
+    options: &SourceOptions,
+) -> Result<Box<dyn Source>, SourceError> {
+    let program = match scheme {
+        "rpicam" => child::Program::rpicam(rest, options)?,
+        "nvargus" => child::Program::nvargus(rest, options)?,
+        _ => child::Program::shell(rest, options)?,
+    };
+    Ok(Box::new(live::Live::open(program, &options.interrupted)?))
+}
+
+#[cfg(not(unix))]
+fn open_program(scheme: &str, _: Option<&str>, _: &SourceOptions) -> Result<Box<dyn Source>, SourceError> {
+    Err(SourceError::new(
+        scheme,
+        "programs are run only on Linux and macOS",
+        "pipe the program's output into `mien run --source mjpeg:-`",
     ))
 }
 

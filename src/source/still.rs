@@ -109,7 +109,7 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         name(),
         "no such file",
         "give a picture, a folder, a quoted glob, a GIF, FILE.y4m, mjpeg:FILE, y4m:FILE (or - for standard \
-         input), camera[:N], or demo",
+         input), camera[:N], rpicam, nvargus, http://…, 'exec:COMMAND', or demo",
     ))
 }
 

@@ -64,17 +64,36 @@ pub fn from_luma(width: u32, height: u32, y: &[u8], matrix: Matrix) -> Picture {
 
 /// Packed 4:2:2, `Y0 U Y1 V`. `None` if there are fewer than `2 * width * height` bytes or `width` is odd.
 pub fn from_yuyv(width: u32, height: u32, bytes: &[u8]) -> Option<Picture> {
+    from_packed(width, height, bytes, |[y0, u, y1, v]| [y0, u, y1, v])
+}
+
+/// Packed 4:2:2, `U Y0 V Y1`. `None` if there are fewer than `2 * width * height` bytes or `width` is odd.
+pub fn from_uyvy(width: u32, height: u32, bytes: &[u8]) -> Option<Picture> {
+    from_packed(width, height, bytes, |[u, y0, v, y1]| [y0, u, y1, v])
+}
+
+/// `order` brings four bytes into the order `Y0 U Y1 V`.
+fn from_packed(width: u32, height: u32, bytes: &[u8], order: impl Fn([u8; 4]) -> [u8; 4]) -> Option<Picture> {
     if !width.is_multiple_of(2) {
         return None;
     }
     let bytes = bytes.get(..2 * width as usize * height as usize)?;
     let mut picture = Picture::new(width, height);
     for (pixels, group) in picture.chunks_exact_mut(6).zip(bytes.chunks_exact(4)) {
-        let [y0, u, y1, v] = [group[0], group[1], group[2], group[3]];
+        let [y0, u, y1, v] = order([group[0], group[1], group[2], group[3]]);
         pixels[..3].copy_from_slice(&LIMITED.rgb(y0, u, v));
         pixels[3..].copy_from_slice(&LIMITED.rgb(y1, u, v));
     }
     Some(picture)
+}
+
+/// 4:2:0 in three planes. `None` if there are too few bytes.
+pub fn from_yu12(width: u32, height: u32, bytes: &[u8]) -> Option<Picture> {
+    let luma_size = width as usize * height as usize;
+    let chroma_size = width.div_ceil(2) as usize * height.div_ceil(2) as usize;
+    let (y, chroma) = bytes.get(..luma_size + 2 * chroma_size)?.split_at(luma_size);
+    let (u, v) = chroma.split_at(chroma_size);
+    Some(from_planes(width, height, [y, u, v], (1, 1), LIMITED))
 }
 
 /// 4:2:0 with the luma plane first and then U and V in turn. `None` if there are too few bytes or a side
@@ -149,6 +168,10 @@ mod tests {
         is_red_then_blue(&from_nv12(4, 2, &nv12).unwrap());
         let yuyv = [ry, ru, ry, rv, by, bu, by, bv].repeat(2);
         is_red_then_blue(&from_yuyv(4, 2, &yuyv).unwrap());
+        let uyvy = [ru, ry, rv, ry, bu, by, bv, by].repeat(2);
+        is_red_then_blue(&from_uyvy(4, 2, &uyvy).unwrap());
+        let yu12 = [&luma[..], &[ru, bu], &[rv, bv]].concat();
+        is_red_then_blue(&from_yu12(4, 2, &yu12).unwrap());
     }
 
     #[test]

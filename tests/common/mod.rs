@@ -10,13 +10,19 @@ use std::{
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use serde_json::Value;
 
-/// The binary, with no window to open and its log at the default level.
+/// The binary, with no window to open, its log at the default level and no settings of the user's.
 pub fn mien<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mien"));
     command.args(args);
-    for name in ["DISPLAY", "WAYLAND_DISPLAY", "RUST_LOG"] {
+    for name in ["DISPLAY", "WAYLAND_DISPLAY", "RUST_LOG", "NOTIFY_SOCKET"] {
         command.env_remove(name);
     }
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("MIEN_")) {
+            command.env_remove(name);
+        }
+    }
+    command.env("XDG_CONFIG_HOME", "/nowhere");
     command
 }
 

@@ -56,7 +56,16 @@ impl InstructionSet {
         }
     }
 
-    /// Whether this CPU has it.
+    /// Whether this build holds kernels for it.
+    pub fn is_built(self) -> bool {
+        match self {
+            Portable => true,
+            Avx2 | AvxVnni | Avx512Vnni => cfg!(target_arch = "x86_64"),
+            Neon | NeonDot | NeonI8mm => cfg!(target_arch = "aarch64"),
+        }
+    }
+
+    /// Whether this build holds kernels for it and this CPU has it.
     pub fn is_supported(self) -> bool {
         match self {
             Portable => true,
@@ -83,6 +92,11 @@ impl InstructionSet {
             #[allow(unreachable_patterns)]
             _ => false,
         }
+    }
+
+    /// All that this build holds.
+    pub fn built() -> impl DoubleEndedIterator<Item = Self> {
+        Self::ALL.into_iter().filter(|set| set.is_built())
     }
 
     /// All that this CPU has, slowest first.
