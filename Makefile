@@ -2,11 +2,14 @@
 # make test       set up (libtorch too) and run every test of the workspace
 # make test-data  check the shipped models on ../shared/data (not part of the repository)
 # make models     train both networks on ../shared/data, export them into models/, measure them, write their cards
+# make test-vm    run mien on the cameras of a virtual machine (tests/vm)
+# make soak       the whole loop on a camera that behaves badly, for MINUTES=60 (docs/endurance.md)
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
 # make cross      build for aarch64 and run the unit tests under qemu-user
 
 ARGS ?=
+MINUTES ?= 60
 DATA ?= ../shared/data
 VENV ?= .venv
 TORCH = 2.11.0
@@ -17,7 +20,7 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data models bench check cross setup setup-train setup-cross
+.PHONY: run build test test-data test-vm soak models bench check cross setup setup-train setup-cross setup-vm
 
 run: build
 	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
@@ -35,6 +38,12 @@ test-data: setup-train
 models: setup-train
 	$(WITH_TORCH) cargo build --release --workspace
 	$(WITH_TORCH) scripts/models "$(DATA)"
+
+test-vm: build setup-vm
+	tests/vm/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" $(CHECKS)
+
+soak: build setup-vm
+	tests/soak/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" --minutes $(MINUTES)
 
 bench: build setup-train
 	$(VENV_PATH)/bin/python -c "import cv2" 2>/dev/null || $(VENV_PATH)/bin/pip install --quiet opencv-python-headless
@@ -59,3 +68,6 @@ setup-train:
 
 setup-cross:
 	scripts/setup cross
+
+setup-vm:
+	scripts/setup vm
