@@ -6,10 +6,14 @@
 # make soak       the whole loop on a camera that behaves badly, for MINUTES=60 (docs/endurance.md)
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
-# make cross      build for aarch64 and run the unit tests under qemu-user
+# make cross      build for aarch64, run the unit tests and whole pictures under qemu-user; MACHINE=armv7 for 32 bits
+# make dist       build for x86-64 and aarch64 with an old glibc: target/dist/MACHINE/mien
+# make deb        pack both for Debian: target/deb/*.deb
+# make deb-test   install, run and purge the package of this machine in a fresh Debian (as root)
 
 ARGS ?=
 MINUTES ?= 60
+MACHINE ?= aarch64
 DATA ?= ../shared/data
 VENV ?= .venv
 TORCH = 2.11.0
@@ -20,7 +24,8 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data test-vm soak models bench check cross setup setup-train setup-cross setup-vm
+.PHONY: run build test test-data test-vm soak models bench check cross dist deb deb-test
+.PHONY: setup setup-train setup-cross setup-deb setup-vm
 
 run: build
 	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
@@ -39,8 +44,11 @@ models: setup-train
 	$(WITH_TORCH) cargo build --release --workspace
 	$(WITH_TORCH) scripts/models "$(DATA)"
 
-test-vm: build setup-vm
-	tests/vm/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" $(CHECKS)
+# The check of the service needs root, to make a Debian.
+test-vm: build setup-vm setup-deb
+	scripts/deb "$${CARGO_TARGET_DIR:-target}/release/mien" target/vm
+	tests/vm/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" \
+		$$([ "$$(id -u)" -ne 0 ] || echo --deb target/vm/mien_*.deb) $(CHECKS)
 
 soak: build setup-vm
 	tests/soak/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" --minutes $(MINUTES)
@@ -55,7 +63,17 @@ check: setup-train
 	$(WITH_TORCH) RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 cross: setup-cross
-	scripts/cross-test
+	scripts/cross-check $(MACHINE)
+
+dist: setup setup-cross setup-deb
+	VENV="$(VENV)" scripts/dist
+
+deb: dist
+	scripts/deb target/dist/x86_64/mien
+	scripts/deb target/dist/aarch64/mien
+
+deb-test: setup-deb
+	scripts/deb-test target/deb/mien_*_$$(dpkg --print-architecture).deb
 
 setup:
 	scripts/setup runtime
@@ -67,7 +85,10 @@ setup-train:
 		|| $(VENV_PATH)/bin/pip install --quiet --requirement train/requirements.txt
 
 setup-cross:
-	scripts/setup cross
+	scripts/setup cross-$(MACHINE)
+
+setup-deb:
+	scripts/setup deb
 
 setup-vm:
 	scripts/setup vm

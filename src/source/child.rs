@@ -131,11 +131,8 @@ impl Program {
                 }
             }
         }
-        Err(self.not_installed(&self.commands.join(" and ")))
-    }
-
-    fn not_installed(&self, what: &str) -> SourceError {
-        SourceError::new(&self.name, format!("{what} not found"), self.missing)
+        let names = self.commands.join(" and ");
+        Err(SourceError::new(&self.name, format!("{names} not found"), self.missing))
     }
 
     /// Why it gave no more pictures, with its own last words.
@@ -186,7 +183,10 @@ impl Feed for Program {
                     complaints.wait();
                     let code = status.as_ref().ok().and_then(|status| status.code());
                     return Err(match status {
-                        Ok(_) if code == Some(NOT_FOUND) => self.not_installed(&complaints.last_lines()),
+                        // The shell has said which command it does not find.
+                        Ok(_) if code == Some(NOT_FOUND) => {
+                            SourceError::new(&self.name, complaints.last_lines(), self.missing)
+                        }
                         Ok(status) => self.failure(format!("it ended ({status})"), &complaints),
                         Err(error) => self.failure(format!("it ended ({error})"), &complaints),
                     });

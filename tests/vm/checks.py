@@ -2,6 +2,7 @@
 
 import json, time
 
+from debian import Debian
 from machine import PICTURES, Webcam, wait
 
 CHECKS = []
@@ -12,6 +13,10 @@ WEBCAM = [
     {"encoding": "YUYV", "width": 640, "height": 480, "fps": [30, 15]},
 ]
 LOOPBACK = 9  # the number of the loopback camera
+
+
+class Skipped(Exception):
+    """What a check needs is not there."""
 
 
 def check(function):
@@ -378,3 +383,43 @@ def stopping_without_a_camera(machine):
     wait(lambda: " is lost: " in program.err(), 30, "the loss is not reported")
     program.signal("INT")
     assert wait(lambda: program.code() is not None, 15, "mien does not stop") and program.code() == 0, program.err()
+
+
+# The package (last: it leaves its guest full) ---------------------------------------------------------------------------------------------------------------
+
+
+@check
+def a_service_of_systemd(machine):
+    """The package's service: ready with the first picture, confined, started anew when its pictures stop."""
+    if not (machine.share / "mien.deb").exists():
+        raise Skipped("no --deb")
+    webcam = Webcam(machine)
+    webcam.plug()
+    machine.sh("chown root:44 /dev/video*; chmod 660 /dev/video*")
+    debian = Debian(machine)
+    debian.sh("dpkg --install /tmp/mien.deb", 240)
+    assert debian.systemctl("is-enabled mien")[0] != 0, "an installation enables the service"
+    debian.sh("mkdir /etc/systemd/system/mien.service.d")
+    debian.sh("printf '[Service]\\nWatchdogSec=12\\nRestartSec=1\\n' > /etc/systemd/system/mien.service.d/sooner.conf")
+    debian.sh("printf 'detect-size = 160\\njson = true\\nsave = \"/var/lib/mien\"\\n' >> /etc/mien/mien.toml; systemctl daemon-reload")
+    debian.sh("systemctl start mien")
+    status = debian.show("StatusText")
+    contains(status, "pictures a second")
+    process = debian.show("MainPID")
+    # The processes of the guest's other namespace have other numbers here.
+    identity = debian.sh(f"grep -E '^(Uid|NoNewPrivs|Seccomp|CapEff):' /proc/{process}/status")
+    fields = {key: value.split() for key, value in (line.split(":") for line in identity.splitlines())}
+    assert fields["Uid"][0] != "0" and fields["NoNewPrivs"] == ["1"] and fields["Seccomp"] == ["2"], fields
+    assert int(fields["CapEff"][0], 16) == 0, fields
+    assert '"faces"' in debian.sh("cat /var/lib/mien/events.jsonl"), "nothing was saved"
+
+    webcam.tell("freeze")
+    wait(lambda: int(debian.show("NRestarts")) >= 1, 90, "the service is not started anew when the camera hangs")
+    webcam.tell("thaw")
+    wait(lambda: debian.show("ActiveState") == "active", 120, "the service does not come back")
+    code, log = debian.run("journalctl --no-pager -u mien")
+    contains(log, "is lost: no picture for 2 s")
+    debian.sh("systemctl stop mien")
+    assert debian.show("Result") == "success", debian.sh("systemctl status mien || true")
+    debian.sh("dpkg --purge mien", 240)
+    assert debian.run("ls -d /usr/bin/mien /etc/mien /var/lib/mien /var/lib/private/mien")[1].count("No such file") == 4

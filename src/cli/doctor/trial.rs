@@ -24,7 +24,10 @@ pub fn check(settings: run::Args) -> Line {
         Ok(opened) => opened,
         Err(error) => return Line::fail(CHECK, format!("{error:#}"), "see the lines above"),
     };
-    let name = if is_demo { "the demo, for want of a camera".to_owned() } else { source.describe() };
+    let name = match is_demo && settings.source.is_empty() {
+        true => "the demo, for want of a camera".to_owned(),
+        false => source.describe(),
+    };
     let is_live = source.pace() == Pace::Live;
     let report = watch(source, &mut analyser);
     verdict(&name, is_live, &report)
