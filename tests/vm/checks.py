@@ -397,7 +397,7 @@ def a_service_of_systemd(machine):
     webcam.plug()
     machine.sh("chown root:44 /dev/video*; chmod 660 /dev/video*")
     debian = Debian(machine)
-    debian.sh("dpkg --install /tmp/mien.deb", 240)
+    debian.sh("dpkg --install /root/mien.deb", 240)
     assert debian.systemctl("is-enabled mien")[0] != 0, "an installation enables the service"
     debian.sh("mkdir /etc/systemd/system/mien.service.d")
     debian.sh("printf '[Service]\\nWatchdogSec=12\\nRestartSec=1\\n' > /etc/systemd/system/mien.service.d/sooner.conf")

@@ -12,8 +12,8 @@ class Debian:
 
     def __init__(self, machine):
         self.machine = machine
-        machine.sh(f"mkdir -p {ROOT} && mount -t tmpfs -o size=700m debian {ROOT}")
-        machine.sh(f"tar xf /host/debian.tar -C {ROOT} && cp /host/mien.deb {ROOT}/tmp", 120)
+        machine.sh(f"mkdir -p {ROOT} && mount -t tmpfs -o size=700m,mode=755 debian {ROOT}")
+        machine.sh(f"tar xf /host/debian.tar -C {ROOT} && cp /host/mien.deb {ROOT}/root", 120)
         machine.sh("mount -t cgroup2 cgroup2 /sys/fs/cgroup")
         for what in ("dev", "sys"):
             machine.sh(f"mount --rbind /{what} {ROOT}/{what}")
@@ -25,7 +25,8 @@ class Debian:
 
     def run(self, command, timeout=120):
         """A line of shell inside; its exit code and what it wrote."""
-        return self.machine.run(f"chroot {ROOT} /bin/sh -c {shlex.quote(command)}", timeout)
+        enter = "nsenter -t $(pidof systemd | tr ' ' '\\n' | sort -n | head -n 1) -m -p -r -w"
+        return self.machine.run(f"{enter} /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin /bin/sh -c {shlex.quote(command)}", timeout)
 
     def sh(self, command, timeout=120):
         code, text = self.run(command, timeout)
