@@ -9,7 +9,7 @@
 # make cross      build for aarch64, run the unit tests and whole pictures under qemu-user; MACHINE=armv7 for 32 bits
 # make dist       build for x86-64 and aarch64 with an old glibc: target/dist/MACHINE/mien
 # make deb        pack both for Debian: target/deb/*.deb
-# make deb-test   install, run and purge the package of this machine in a fresh Debian (as root)
+# make deb-test   install, run and purge the package for x86-64 in a fresh Debian (as root), run the other under qemu-user
 
 ARGS ?=
 MINUTES ?= 60
@@ -72,8 +72,9 @@ deb: dist
 	scripts/deb target/dist/x86_64/mien
 	scripts/deb target/dist/aarch64/mien
 
-deb-test: setup-deb
-	scripts/deb-test target/deb/mien_*_$$(dpkg --print-architecture).deb
+deb-test: setup-deb setup-cross
+	scripts/deb-test target/deb/mien_*_amd64.deb
+	scripts/deb-test target/deb/mien_*_arm64.deb
 
 setup:
 	scripts/setup runtime
