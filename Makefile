@@ -4,11 +4,13 @@
 # make models     train both networks on ../shared/data, export them into models/, measure them, write their cards
 # make test-vm    run mien on the cameras of a virtual machine (tests/vm)
 # make soak       the whole loop on a camera that behaves badly, for MINUTES=60 (docs/endurance.md)
+# make fuzz       fuzz what reads foreign bytes for MINUTES=60; TARGET=mjpeg fuzzes that alone (docs/endurance.md)
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
 # make cross      build for aarch64 and run the unit tests under qemu-user
 
 ARGS ?=
+TARGET ?=
 MINUTES ?= 60
 DATA ?= ../shared/data
 VENV ?= .venv
@@ -20,7 +22,7 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data test-vm soak models bench check cross setup setup-train setup-cross setup-vm
+.PHONY: run build test test-data test-vm soak fuzz models bench check cross setup setup-train setup-cross setup-vm
 
 run: build
 	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
@@ -44,6 +46,9 @@ test-vm: build setup-vm
 
 soak: build setup-vm
 	tests/soak/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" --minutes $(MINUTES)
+
+fuzz: setup
+	scripts/fuzz $$(($(MINUTES) * 60)) $(TARGET)
 
 bench: build setup-train
 	$(VENV_PATH)/bin/python -c "import cv2" 2>/dev/null || $(VENV_PATH)/bin/pip install --quiet opencv-python-headless
