@@ -4,6 +4,7 @@
 # make models     train both networks on ../shared/data, export them into models/, measure them, write their cards
 # make test-vm    run mien on the cameras of a virtual machine (tests/vm)
 # make soak       the whole loop on a camera that behaves badly, for MINUTES=60 (docs/endurance.md)
+# make fuzz       fuzz what reads foreign bytes for MINUTES=60; TARGET=mjpeg fuzzes that alone (docs/endurance.md)
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
 # make cross      build for aarch64, run the unit tests and whole pictures under qemu-user; MACHINE=armv7 for 32 bits
@@ -12,6 +13,7 @@
 # make deb-test   install, run and purge the package for x86-64 in a fresh Debian (as root), run the other under qemu-user
 
 ARGS ?=
+TARGET ?=
 MINUTES ?= 60
 MACHINE ?= aarch64
 DATA ?= ../shared/data
@@ -24,7 +26,7 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data test-vm soak models bench check cross dist deb deb-test
+.PHONY: run build test test-data test-vm soak fuzz models bench check cross dist deb deb-test
 .PHONY: setup setup-train setup-cross setup-deb setup-vm
 
 run: build
@@ -52,6 +54,9 @@ test-vm: build setup-vm setup-deb
 
 soak: build setup-vm
 	tests/soak/run --mien "$${CARGO_TARGET_DIR:-target}/release/mien" --minutes $(MINUTES)
+
+fuzz: setup
+	scripts/fuzz $$(($(MINUTES) * 60)) $(TARGET)
 
 bench: build setup-train
 	$(VENV_PATH)/bin/python -c "import cv2" 2>/dev/null || $(VENV_PATH)/bin/pip install --quiet opencv-python-headless

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 /// What a key's value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ fn values(value: &DeValue, kind: Kind) -> Option<Vec<String>> {
     let one = match (kind, value) {
         (Kind::Switch, DeValue::Boolean(on)) => Some(on.to_string()),
         (Kind::Whole | Kind::Number, DeValue::Integer(number)) => {
-            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
+            whole(number).map(|number| number.to_string())
         }
         (Kind::Number, DeValue::Float(number)) => {
             number.as_str().parse::<f64>().ok().map(|number| number.to_string())
@@ -107,10 +107,21 @@ fn values(value: &DeValue, kind: Kind) -> Option<Vec<String>> {
     one.map(|value| vec![value])
 }
 
+/// A text, a number, `true`, `false` or a list of texts as TOML, on one line.
+pub fn to_toml(value: &serde_json::Value) -> String {
+    // JSON's texts, numbers and lists are TOML's too, but for one character that only JSON allows in a text.
+    value.to_string().replace('\x7f', "\\u007F")
+}
+
+fn whole(number: &DeInteger) -> Option<i64> {
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
 /// The kind of value that was found, in words.
 fn describe(value: &DeValue) -> &'static str {
     match value {
         DeValue::String(_) => "a text",
+        DeValue::Integer(number) if whole(number).is_none() => "too large a number",
         DeValue::Integer(_) => "a whole number",
         DeValue::Float(_) => "a number with a fraction",
         DeValue::Boolean(_) => "true or false",
@@ -169,10 +180,23 @@ mod tests {
             "line 1: fps must be a whole number, and is a number with a fraction"
         );
         assert_eq!(error("headless = 1"), "line 1: headless must be true or false, and is a whole number");
+        // Found by fuzzing: it was said to be a whole number.
+        assert_eq!(
+            error("fps = 99999999999999999999"),
+            "line 1: fps must be a whole number, and is too large a number"
+        );
         assert!(error("source = ['a', 1]").contains("a text in quotes or a list of such"));
         assert!(error("source = []").contains("must be"));
         assert!(error("size = [640, 480]").contains("a text in quotes, and is a list"));
         assert!(error("fps.x = 1").contains("is a table"));
+    }
+
+    /// Found by fuzzing: JSON lets U+007F stand in a text as it is, TOML does not.
+    #[test]
+    fn a_text_with_a_delete_character_can_be_written_and_read() {
+        let written = to_toml(&"a\x7f\n\"b".into());
+        let settings = parse(&format!("size = {written}"), &keys()).unwrap();
+        assert_eq!(settings[0].values, ["a\x7f\n\"b"]);
     }
 
     #[test]

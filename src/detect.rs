@@ -90,8 +90,8 @@ impl Detector {
     }
 }
 
-/// Appends the faces of one output, `[1, 15, rows, columns]`, whose score is at least `min_score`,
-/// in pixels of the network's input.
+/// Appends the faces of one output, `[1, 15, rows, columns]`, whose score is at least `min_score` (0–1), in pixels of
+/// the network's input. What is not finite, or beyond four times the input's longer side, is no face.
 pub fn decode(output: &Output, stride: usize, min_score: f32, faces: &mut Vec<Face>) {
     let (rows, columns) = (output.shape[2], output.shape[3]);
     let cells = rows * columns;
@@ -99,7 +99,7 @@ pub fn decode(output: &Output, stride: usize, min_score: f32, faces: &mut Vec<Fa
     let largest = 4.0 * s * rows.max(columns) as f32;
     let least_logit = (min_score / (1.0 - min_score)).ln();
     for (cell, &logit) in output.values[..cells].iter().enumerate() {
-        if logit < least_logit {
+        if logit.is_nan() || logit < least_logit {
             continue;
         }
         let at = |channel: usize| output.values[channel * cells + cell];
@@ -111,8 +111,10 @@ pub fn decode(output: &Output, stride: usize, min_score: f32, faces: &mut Vec<Fa
             landmarks: std::array::from_fn(|k| [(i + at(5 + 2 * k)) * s, (j + at(6 + 2 * k)) * s]),
             score: 1.0 / (1.0 + (-logit).exp()),
         };
-        // A box far larger than the input is a number gone wild; cropping it would need the memory.
-        if w.max(h) <= largest && cx.is_finite() && cy.is_finite() {
+        // A face far larger than the input or far away is a number gone wild; cropping it would need the memory. NaN
+        // is not within the limit either.
+        let mut numbers = [w, h, cx, cy].into_iter().chain(face.landmarks.into_iter().flatten());
+        if numbers.all(|number| number.abs() <= largest) {
             faces.push(face);
         }
     }
@@ -190,6 +192,24 @@ mod tests {
         assert_eq!(faces[0].rect, Rect::new(2.75 * 16.0 - 16.0, 24.0 - 8.0, 32.0, 16.0));
         assert_eq!(faces[0].landmarks[0], [1.5 * 16.0, 24.0]);
         assert!((faces[0].score - 0.880797).abs() < 1e-5);
+    }
+
+    /// Found by fuzzing: a box of which one side is no number, wild landmarks, and a score that is none were faces.
+    #[test]
+    fn what_is_no_number_is_no_face() {
+        for (channel, wild) in
+            (0..CHANNELS).flat_map(|c| [f32::NAN, f32::INFINITY, 3e38].map(|wild| (c, wild)))
+        {
+            let mut values = vec![0.0; CHANNELS];
+            values[channel] = wild;
+            let mut faces = Vec::new();
+            decode(&Output { shape: vec![1, CHANNELS, 1, 1], values }, 32, 0.5, &mut faces);
+            match faces[..] {
+                [] => {}
+                [face] => assert!(channel == 0 && face.score == 1.0, "{wild} in channel {channel}: {face:?}"),
+                _ => panic!("one cell gives {faces:?}"),
+            }
+        }
     }
 
     #[test]

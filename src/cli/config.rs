@@ -303,9 +303,8 @@ impl fmt::Display for Report {
         });
         writeln!(f, "# {}", files.collect::<Vec<_>>().join(", "))?;
         for line in &self.settings {
-            // JSON's texts, numbers and lists are TOML's too.
             let text = match &line.value {
-                Some(value) => format!("{} = {value}", line.key),
+                Some(value) => format!("{} = {}", line.key, file::to_toml(value)),
                 None => format!("# {} =", line.key),
             };
             writeln!(f, "{text:<40} # {}", line.origin)?;

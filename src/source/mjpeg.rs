@@ -16,6 +16,9 @@ use std::{
 /// The largest picture of a stream, in bytes.
 pub const MAX_JPEG: usize = 32 << 20;
 
+/// Why a picture past the limit is given up.
+pub(super) const TOO_LONG: &str = "it is longer than the limit, 32 MB unless set";
+
 /// What [`Splitter::next_picture`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
@@ -34,7 +37,12 @@ pub struct Splitter<R> {
 
 impl<R: Read> Splitter<R> {
     pub fn new(input: R) -> Self {
-        Self { input: Lookahead::new(input), limit: MAX_JPEG }
+        Self::with_limit(input, MAX_JPEG)
+    }
+
+    /// A splitter that gives up on a picture after `limit` bytes instead of [`MAX_JPEG`].
+    pub fn with_limit(input: R, limit: usize) -> Self {
+        Self { input: Lookahead::new(input), limit }
     }
 
     /// The next picture, or `None` at the end of the stream. After an error, it may be tried again.
@@ -52,7 +60,7 @@ impl<R: Read> Splitter<R> {
                 }
                 Scan::Incomplete if self.input.bytes().len() > self.limit => {
                     self.input.consume(usize::MAX);
-                    return Ok(Some(Found::Broken("it goes on for more than 32 MB")));
+                    return Ok(Some(Found::Broken(TOO_LONG)));
                 }
                 Scan::Incomplete => {
                     if !self.input.fill()? {
@@ -226,7 +234,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let endless = [&[0xFF, 0xD8, 0xFF, 0xDA, 0, 2][..], &vec![0; 1 << 20], &jpeg(8)].concat();
-        let mut splitter = Splitter { limit: 100_000, ..Splitter::new(&endless[..]) };
+        let mut splitter = Splitter::with_limit(&endless[..], 100_000);
         assert!(matches!(splitter.next_picture().unwrap(), Some(Found::Broken(_))));
         assert!(matches!(splitter.next_picture().unwrap(), Some(Found::Jpeg(_))));
         assert!(splitter.input.capacity() < 600_000, "{}", splitter.input.capacity());

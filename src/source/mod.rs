@@ -39,7 +39,7 @@ mod lookahead;
 pub mod mjpeg;
 pub mod multipart;
 pub mod still;
-mod y4m;
+pub mod y4m;
 pub mod yuv;
 
 /// The largest picture that is decoded, in pixels: 16320x12240, the largest of today's telephones, fits.

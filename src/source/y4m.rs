@@ -7,12 +7,16 @@ use super::{
 use crate::frame::{Frame, Picture};
 use std::{
     io::{self, BufRead, BufReader, Read},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
-/// No header or frame line is longer.
-const MAX_LINE: u64 = 4096;
+/// No header or frame line is longer, its end included.
+const MAX_LINE: usize = 4096;
 const ACCEPTED: &str = "give 8-bit Y4M: ffmpeg -i FILE -pix_fmt yuv420p -f yuv4mpegpipe -";
+
+/// Pictures a second. With a rate near zero the time of the next picture could not be told.
+const RATES: RangeInclusive<f32> = 1e-5..=1e6;
 
 /// How a picture's samples are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +86,11 @@ impl Header {
     }
 }
 
-/// `30000:1001` is 29.97; `0:0` means unknown.
+/// `30000:1001` is 29.97; `0:0` means unknown, and so does a rate outside [`RATES`].
 fn parse_rate(value: &str) -> Option<f32> {
     let (numerator, denominator) = value.split_once(':')?;
     let rate = numerator.parse::<f32>().ok()? / denominator.parse::<f32>().ok()?;
-    (rate.is_finite() && rate > 0.0).then_some(rate)
+    RATES.contains(&rate).then_some(rate)
 }
 
 fn parse_layout(value: &str) -> Result<Layout, String> {
@@ -118,12 +122,21 @@ pub struct Y4m {
 impl Y4m {
     /// `input` is a path, or `-` for standard input.
     pub fn open(input: &str, options: &SourceOptions) -> Result<Self, SourceError> {
-        let name = display_name(input);
-        let mut input = BufReader::new(open_bytes(input)?);
+        Self::new(display_name(input), open_bytes(input)?, options)
+    }
+
+    /// Reads the stream header. `name` is what the stream is called in messages.
+    ///
+    /// # Errors
+    /// When it is no Y4M of 8 bits a sample, or its pictures have more than [`MAX_PIXELS`](super::MAX_PIXELS).
+    pub fn new(
+        name: &str,
+        input: Box<dyn Read + Send>,
+        options: &SourceOptions,
+    ) -> Result<Self, SourceError> {
+        let mut input = BufReader::new(input);
         let line = read_line(&mut input).map_err(|error| SourceError::new(name, error, ACCEPTED))?;
-        if line.is_empty() {
-            return Err(SourceError::new(name, "the stream is empty", ACCEPTED));
-        }
+        let line = line.ok_or_else(|| SourceError::new(name, "the stream is empty", ACCEPTED))?;
         let header = Header::parse(&line).map_err(|reason| SourceError::new(name, reason, ACCEPTED))?;
         let fps = options.recording_fps().or(header.fps).unwrap_or(DEFAULT_FPS);
         let (luma, chroma) = header.plane_sizes();
@@ -140,11 +153,14 @@ impl Y4m {
     }
 }
 
-/// One line without its end; empty at the end of the stream.
-fn read_line(input: &mut impl BufRead) -> io::Result<String> {
+/// One line without its end, or `None` at the end of the stream.
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
-    input.take(MAX_LINE).read_until(b'\n', &mut line)?;
-    Ok(String::from_utf8_lossy(&line).trim_end().to_string())
+    input.take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
+    if line.len() == MAX_LINE && !line.ends_with(b"\n") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of more than 4096 bytes"));
+    }
+    Ok((!line.is_empty()).then(|| String::from_utf8_lossy(&line).trim_end().to_owned()))
 }
 
 impl Source for Y4m {
@@ -165,13 +181,11 @@ impl Source for Y4m {
             return Ok(None);
         }
         let broken = |reason: &dyn std::fmt::Display| SourceError::new(&*self.name, reason, ACCEPTED);
-        let line = read_line(&mut self.input).map_err(|error| broken(&error))?;
-        match line.split_ascii_whitespace().next() {
-            None => return Ok(None),
-            Some("FRAME") => {}
-            Some(_) => {
-                return Err(broken(&format!("no FRAME line where picture {} should start", self.count)));
-            }
+        let Some(line) = read_line(&mut self.input).map_err(|error| broken(&error))? else {
+            return Ok(None);
+        };
+        if line.split_ascii_whitespace().next() != Some("FRAME") {
+            return Err(broken(&format!("no FRAME line where picture {} should start", self.count)));
         }
         let sequence = self.count;
         self.count += 1;
@@ -237,5 +251,36 @@ mod tests {
         assert_eq!(parse_rate("0:0"), None);
         assert_eq!(parse_rate("25:0"), None);
         assert_eq!(parse_rate("25:1"), Some(25.0));
+    }
+
+    fn y4m(stream: Vec<u8>) -> Result<Y4m, SourceError> {
+        Y4m::new("test", Box::new(io::Cursor::new(stream)), &SourceOptions::default())
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn a_rate_near_zero_does_not_overflow_the_clock() {
+        let rate = "F1:99999999999999999999999999999999999999";
+        let stream = format!("YUV4MPEG2 W1 H1 {rate} Cmono\nFRAME\naFRAME\nb");
+        let mut y4m = y4m(stream.into_bytes()).unwrap();
+        assert_eq!(y4m.pace(), Pace::Recorded(DEFAULT_FPS));
+        for _ in 0..2 {
+            assert!(matches!(y4m.next(), Ok(Some(Item::Frame(_)))));
+        }
+        assert!(matches!(y4m.next(), Ok(None)));
+    }
+
+    /// Found by fuzzing: the recording ended there, and nothing was said.
+    #[test]
+    fn an_empty_line_is_no_end() {
+        let mut y4m = y4m(b"YUV4MPEG2 W1 H1 Cmono\n\nFRAME\na".into()).unwrap();
+        assert!(y4m.next().unwrap_err().reason.contains("no FRAME line where picture 0"));
+    }
+
+    #[test]
+    fn a_line_has_a_limit() {
+        let long = format!("YUV4MPEG2 W1 H1 Cmono\nFRAME {}\na", "I".repeat(MAX_LINE));
+        let mut y4m = y4m(long.into_bytes()).unwrap();
+        assert!(y4m.next().unwrap_err().reason.contains("more than 4096 bytes"));
     }
 }
