@@ -6,6 +6,7 @@
 # make soak       the whole loop on a camera that behaves badly, for MINUTES=60 (docs/endurance.md)
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
+# make sanitize   the kernels' tests under AddressSanitizer
 # make cross      build for aarch64 and run the unit tests under qemu-user
 
 ARGS ?=
@@ -20,7 +21,7 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data test-vm soak models bench check cross setup setup-train setup-cross setup-vm
+.PHONY: run build test test-data test-vm soak models bench check sanitize cross setup setup-train setup-cross setup-vm
 
 run: build
 	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
@@ -53,6 +54,9 @@ check: setup-train
 	cargo fmt --all --check
 	$(WITH_TORCH) cargo clippy --release --workspace --all-targets -- -D warnings
 	$(WITH_TORCH) RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+sanitize: setup
+	scripts/sanitize
 
 cross: setup-cross
 	scripts/cross-test
