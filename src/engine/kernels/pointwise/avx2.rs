@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     vectors: 2,
     pixels: &[12, 6],
     group: 2,
+    overlap: false,
     signed: false,
     order: |_, vector, lane| 8 * vector + lane,
     run,

@@ -4,8 +4,16 @@ use std::arch::x86_64::*;
 
 use super::{super::FLOAT_SUMS, Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel =
-    Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], group: 4, signed: false, order, run };
+pub(super) static KERNEL: Kernel = Kernel {
+    lanes: 16,
+    vectors: 4,
+    pixels: &[16, 12, 8, 6],
+    group: 4,
+    overlap: false,
+    signed: false,
+    order,
+    run,
+};
 
 /// Vectors are packed to bytes four lanes at a time: those of the first vector, the second, and so on.
 fn order(vectors: usize, vector: usize, lane: usize) -> usize {

@@ -10,7 +10,7 @@ macro_rules! kernel {
             lanes: 8,
             vectors: 2,
             pixels: &[12, 6],
-            group: 4,
+            group: 4, overlap: false,
             signed: false,
             order: |_, vector, lane| 8 * vector + lane,
             run: $run,

@@ -33,6 +33,9 @@ pub(super) struct Kernel {
     pixels: &'static [usize],
     /// Inputs that stand side by side in the packed weights of an output.
     group: usize,
+    /// Whether the last inputs, where they are not a whole group but more than one, are taken as the last `group` ones:
+    /// those that were in the group before have zeros for weights.
+    overlap: bool,
     /// Whether it multiplies inputs less 128, as signed bytes.
     signed: bool,
     /// Which output channel of a panel a lane holds: `(vectors, vector, lane)`.
@@ -115,6 +118,8 @@ pub enum Target<'a> {
 pub struct Pointwise {
     /// Of each line.
     inputs: usize,
+    /// Bytes of a line that the kernel takes.
+    padded: usize,
     lines: usize,
     outputs: usize,
     zero_point: u8,
@@ -171,7 +176,7 @@ impl Pointwise {
         multipliers: &[f32],
         zero_point: u8,
     ) -> Self {
-        Self::with_window(set, 1, weights, bias, multipliers, zero_point)
+        Self::pack(kernel(set, weights), None, weights, bias, multipliers, zero_point)
     }
 
     /// The same for a window of so many lines: `weights` `[outputs, lines, inputs of a line]`.
@@ -183,18 +188,18 @@ impl Pointwise {
         multipliers: &[f32],
         zero_point: u8,
     ) -> Self {
-        Self::pack(kernel(set, weights), lines, weights, bias, multipliers, zero_point)
+        Self::pack(kernel(set, weights), Some(lines), weights, bias, multipliers, zero_point)
     }
 
     fn pack(
         kernel: &'static Kernel,
-        lines: usize,
+        window: Option<usize>,
         weights: &[i8],
         bias: &[i32],
         multipliers: &[f32],
         zero_point: u8,
     ) -> Self {
-        let outputs = bias.len();
+        let (outputs, lines) = (bias.len(), window.unwrap_or(1));
         let inputs = weights.len() / (outputs * lines).max(1);
         assert_eq!((weights.len(), multipliers.len()), (outputs * lines * inputs, outputs));
         let vectors = outputs.div_ceil(kernel.lanes);
@@ -202,7 +207,16 @@ impl Pointwise {
         let panels: Vec<usize> =
             (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
 
-        let groups = stride(inputs).div_ceil(kernel.group);
+        let padded = stride(inputs);
+        let padded = if window.is_some() { padded.next_multiple_of(kernel.group) } else { padded };
+        let groups = padded.div_ceil(kernel.group);
+        let overlap = if kernel.overlap && groups > 1 { groups * kernel.group - padded } else { 0 };
+        // Which input stands at a place of a group.
+        let input = |group: usize, n: usize| match group + 1 == groups {
+            true if n < overlap => None,
+            true => Some(group * kernel.group + n - overlap),
+            false => Some(group * kernel.group + n),
+        };
         let width = vectors * kernel.lanes;
         let (mut packed_weights, mut packed_bias, mut packed_multipliers) = (
             Vec::with_capacity(width * lines * groups * kernel.group),
@@ -218,11 +232,13 @@ impl Pointwise {
             let slots = 0..vectors * kernel.lanes;
             for (line, group) in (0..lines).flat_map(|line| (0..groups).map(move |group| (line, group))) {
                 for slot in slots.clone() {
-                    let weight = |input: usize| match channel(slot) {
-                        Some(channel) if input < inputs => weights[(channel * lines + line) * inputs + input],
+                    let weight = |n: usize| match (channel(slot), input(group, n)) {
+                        (Some(channel), Some(input)) if input < inputs => {
+                            weights[(channel * lines + line) * inputs + input]
+                        }
                         _ => 0,
                     };
-                    packed_weights.extend((0..kernel.group).map(|n| weight(group * kernel.group + n)));
+                    packed_weights.extend((0..kernel.group).map(weight));
                 }
             }
             packed_bias.extend(slots.clone().map(|slot| {
@@ -237,6 +253,7 @@ impl Pointwise {
         }
         Self {
             inputs,
+            padded,
             lines,
             outputs,
             zero_point,
@@ -258,27 +275,21 @@ impl Pointwise {
     /// # Panics
     /// When a buffer is too small for so many pixels, or the convolution has a window.
     pub fn run(&self, input: &[u8], pixels: usize, target: Target) {
-        assert_eq!(self.lines, 1);
-        let inputs = stride(self.inputs);
-        self.run_tiles(&Windows { lines: input, line_stride: 0, step: inputs }, inputs, pixels, target);
+        let windows = Windows { lines: input, line_stride: 0, step: stride(self.inputs) };
+        self.run_windows(&windows, pixels, target);
     }
 
     /// A row of `pixels` windows.
     ///
     /// # Panics
     /// When a buffer is too small for so many pixels, and [`SLACK`] bytes after the last window.
-    pub fn run_windows(&self, windows: &Windows, pixels: usize, target: Target) {
-        let inputs = stride(self.inputs).next_multiple_of(self.kernel.group);
-        self.run_tiles(windows, inputs, pixels, target);
-    }
-
-    fn run_tiles(&self, windows: &Windows, inputs: usize, pixels: usize, mut target: Target) {
+    pub fn run_windows(&self, windows: &Windows, pixels: usize, mut target: Target) {
         if pixels == 0 {
             return;
         }
         let &Windows { lines: input, line_stride, step: input_stride } = windows;
         let quantized = pixels * stride(self.outputs);
-        assert!(input.len() >= (self.lines - 1) * line_stride + (pixels - 1) * input_stride + inputs);
+        assert!(input.len() >= (self.lines - 1) * line_stride + (pixels - 1) * input_stride + self.padded);
         let (output, output_stride) = match &mut target {
             Target::Quantized(to) => {
                 assert!(to.len() >= quantized);
@@ -301,7 +312,7 @@ impl Pointwise {
                 (Output::Real(to.as_mut_ptr()), self.outputs)
             }
         };
-        let packed_inputs = self.lines * inputs.next_multiple_of(self.kernel.group);
+        let packed_inputs = self.lines * self.padded.next_multiple_of(self.kernel.group);
         let mut slot = 0;
         for &vectors in &self.panels {
             let width = vectors * self.kernel.lanes;
@@ -317,7 +328,7 @@ impl Pointwise {
                         input_stride,
                         lines: self.lines,
                         line_stride,
-                        inputs,
+                        inputs: self.padded,
                         weights: self.weights.as_ptr().add(slot * packed_inputs),
                         bias: self.bias.as_ptr().add(slot),
                         multipliers: self.multipliers.as_ptr().add(slot),

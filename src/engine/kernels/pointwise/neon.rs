@@ -16,6 +16,7 @@ pub(super) static FULL_RANGE: Kernel = Kernel {
     vectors: 1,
     pixels: &[2],
     group: 16,
+    overlap: true,
     signed: true,
     order: |_, _, lane| lane,
     run: run::<true>,
@@ -50,10 +51,13 @@ unsafe fn product<const PIXELS: usize, const FULL_RANGE: bool>(tile: &Tile) {
             }
             if whole < tile.inputs {
                 let values = std::array::from_fn(|pixel| {
-                    let mut rest = [0; 16];
-                    let from = line.add(pixel * tile.input_stride + whole);
-                    rest.as_mut_ptr().copy_from_nonoverlapping(from, tile.inputs - whole);
-                    signed(vld1q_u8(rest.as_ptr()))
+                    let row = line.add(pixel * tile.input_stride);
+                    if tile.inputs >= 16 {
+                        return signed(vld1q_u8(row.add(tile.inputs - 16)));
+                    }
+                    let mut few = [0; 16];
+                    few.as_mut_ptr().copy_from_nonoverlapping(row, tile.inputs);
+                    signed(vld1q_u8(few.as_ptr()))
                 });
                 multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
                 weights = weights.add(8 * 16);

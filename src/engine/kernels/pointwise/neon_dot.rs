@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     vectors: 2,
     pixels: &[8, 5],
     group: 4,
+    overlap: false,
     signed: true,
     order: |_, vector, lane| 8 * vector + lane,
     run,

@@ -9,6 +9,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     vectors: 2,
     pixels: &[10, 6],
     group: 8,
+    overlap: true,
     signed: false,
     order: |_, vector, lane| 8 * vector + lane,
     run,
@@ -51,10 +52,12 @@ unsafe fn product<const PIXELS: usize, const COUPLES: usize, const PAIRS: usize>
                 weights = weights.add(64 * PAIRS);
             }
             if whole < tile.inputs {
-                let four = |pixel| u64::from(row(pixel).add(whole).cast::<u32>().read_unaligned());
-                let values = std::array::from_fn(|couple| {
-                    vcombine_u8(vcreate_u8(four(2 * couple)), vcreate_u8(four(2 * couple + 1)))
-                });
+                let rest = |pixel| match tile.inputs {
+                    4 => vcreate_u8(u64::from(row(pixel).cast::<u32>().read_unaligned())),
+                    inputs => vld1_u8(row(pixel).add(inputs - 8)),
+                };
+                let values =
+                    std::array::from_fn(|couple| vcombine_u8(rest(2 * couple), rest(2 * couple + 1)));
                 multiply(&mut sums, values, weights);
                 weights = weights.add(64 * PAIRS);
             }

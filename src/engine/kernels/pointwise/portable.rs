@@ -2,8 +2,16 @@
 
 use super::{super::requantize, Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel =
-    Kernel { lanes: LANES, vectors: 1, pixels: &[1], group: 1, signed: false, order: |_, _, lane| lane, run };
+pub(super) static KERNEL: Kernel = Kernel {
+    lanes: LANES,
+    vectors: 1,
+    pixels: &[1],
+    group: 1,
+    overlap: false,
+    signed: false,
+    order: |_, _, lane| lane,
+    run,
+};
 
 const LANES: usize = 16;
 

@@ -124,7 +124,7 @@ impl Case {
         let Numbers { input, other, weights, bias, multipliers } = numbers;
         let mut packed = ManuallyDrop::new(Pointwise::pack(
             kernel,
-            self.lines(),
+            self.window.map(|(lines, _)| lines),
             weights,
             bias,
             multipliers,
