@@ -7,6 +7,7 @@
 # make fuzz       fuzz what reads foreign bytes for MINUTES=60; TARGET=mjpeg fuzzes that alone (docs/endurance.md)
 # make check      formatting, clippy, docs
 # make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
+# make sanitize   the kernels' tests under AddressSanitizer
 # make cross      build for aarch64, run the unit tests and whole pictures under qemu-user; MACHINE=armv7 for 32 bits
 # make dist       build for x86-64 and aarch64 with an old glibc: target/dist/MACHINE/mien
 # make deb        pack both for Debian: target/deb/*.deb
@@ -26,7 +27,7 @@ TORCH_LIB = $(shell $(VENV_PATH)/bin/python -c "import pathlib, sysconfig; print
 WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_USE_PYTORCH=1 \
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
-.PHONY: run build test test-data test-vm soak fuzz models bench check cross dist deb deb-test
+.PHONY: run build test test-data test-vm soak fuzz models bench check sanitize cross dist deb deb-test
 .PHONY: setup setup-train setup-cross setup-deb setup-vm
 
 run: build
@@ -66,6 +67,9 @@ check: setup-train
 	cargo fmt --all --check
 	$(WITH_TORCH) cargo clippy --release --workspace --all-targets -- -D warnings
 	$(WITH_TORCH) RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+sanitize: setup
+	scripts/sanitize
 
 cross: setup-cross
 	scripts/cross-check $(MACHINE)

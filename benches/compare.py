@@ -3,8 +3,7 @@
 
 usage: compare.py --mien BINARY [--peers ../shared/peers] [--frames FILE.mjpeg] [--rounds 5] [--write]
 
-Networks run on one thread, pinned to one core; of a whole frame the stages' medians are added, whatever thread they ran
-on. Programs take turns, round by round, so that a busy moment hits all
+Everything runs on one thread, pinned to one core. Programs take turns, round by round, so that a busy moment hits all
 of them; each figure is the median over the rounds, each ratio the median of the rounds' ratios.
 """
 
@@ -179,12 +178,11 @@ def mien_networks(binary, runs, kernels=None):
     return report["cpu"], {work["name"]: work["engines"][0]["median_ms"] for work in report["work"]}
 
 
-def mien_loop(binary, frames):
-    """Milliseconds for each frame: the sum of the stages' medians."""
-    command = [binary, "run", "--source", f"mjpeg:{frames}", "--headless", "--json"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    summary = json.loads(lines[-1])["summary"]
-    return sum(summary["stages_ms"][stage]["p50"] for stage in ("decode", "detect", "classify", "track"))
+def mien_frames(binary, frames):
+    """The time of whole frames, and of each of their steps."""
+    command = [binary, "bench", "--json", "--engine", "int8", "--work", "none", "--runs", "1"]
+    command += ["--frames", f"mjpeg:{frames}"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["frames"]
 
 
 def peer_loop(peers, classifier, frames):
@@ -197,7 +195,6 @@ def peer_loop(peers, classifier, frames):
 
 def main():
     options = arguments()
-    cores = os.sched_getaffinity(0)
     classifier = onnx.load(REPOSITORY / "models/attributes.onnx")
     sessions = {
         "QDQ": Session(classifier),
@@ -212,10 +209,10 @@ def main():
     )
     kernels = json.loads(kernels.stdout)["kernels"]
 
-    rounds, cpu = [], ""
+    rounds, profiles, cpu = [], [], ""
+    os.sched_setaffinity(0, {options.core})
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-        os.sched_setaffinity(0, {options.core})
         figures = {f"onnxruntime {form}": session.milliseconds(options.runs) for form, session in sessions.items()}
         cpu, mine = mien_networks(options.mien, options.runs)
         figures["mien one face"], figures["mien eight faces"] = (
@@ -228,17 +225,18 @@ def main():
         figures["YuNet onnxruntime"] = yunet.milliseconds(options.runs)
         if opencv:
             figures["YuNet OpenCV"] = median_of(opencv, options.runs)
-        os.sched_setaffinity(0, cores)
-        figures["mien loop"] = mien_loop(options.mien, options.frames)
+        profiles.append(mien_frames(options.mien, options.frames))
+        figures["mien loop"] = profiles[-1]["median_ms"]
         loop = peer_loop(options.peers, REPOSITORY / "models/attributes.onnx", options.frames)
         if loop:
             figures["peer loop"] = loop
         rounds.append(figures)
     table = tabulate(rounds, cpu, kernels)
-    print(table)
+    profile = tabulate_profile(profiles)
+    print(table, profile, sep="\n\n")
     if options.write:
-        for file in ("README.md", "docs/performance.md"):
-            insert(REPOSITORY / file, table)
+        insert(REPOSITORY / "README.md", table)
+        insert(REPOSITORY / "docs/performance.md", f"{table}\n\n{profile}")
 
 
 def check_forms(sessions):
@@ -280,6 +278,16 @@ def tabulate(rounds, cpu, kernels):
         "|---|---|---|---|---|",
     ]
     return "\n".join(head + [line for line in rows if line])
+
+
+def tabulate_profile(profiles):
+    """What each step of a whole frame takes."""
+    lines = ["| step of a frame | ms | share |", "|---|---|---|"]
+    for steps in zip(*(profile["stages"] for profile in profiles)):
+        milliseconds = statistics.median(step["median_ms"] for step in steps)
+        share = statistics.median(step["share"] for step in steps)
+        lines.append(f"| {steps[0]['stage']} | {milliseconds:.2f} | {share:.0%} |")
+    return "\n".join(lines)
 
 
 def insert(path, table):

@@ -41,15 +41,33 @@ impl Classifier {
     /// # Errors
     /// When the network cannot run.
     pub fn classify(&mut self, picture: &Picture, faces: &[Face]) -> Result<Vec<Attributes>, EngineError> {
-        let mut attributes = Vec::with_capacity(faces.len());
-        let mut rest = faces;
+        self.attributes_of(&self.crops(picture, faces))
+    }
+
+    /// First step of [`Classifier::classify`]: what the network sees of each face, `[faces, side, side, 3]`.
+    pub fn crops(&self, picture: &Picture, faces: &[Face]) -> Vec<u8> {
+        let crops: Vec<Picture> = faces.iter().map(|face| self.crop(picture, face)).collect();
+        crops.iter().map(|crop| crop.as_raw().as_slice()).collect::<Vec<_>>().concat()
+    }
+
+    /// Second step: the attributes of faces already cropped.
+    ///
+    /// # Errors
+    /// When the network cannot run.
+    ///
+    /// # Panics
+    /// When these are not whole crops.
+    pub fn attributes_of(&mut self, crops: &[u8]) -> Result<Vec<Attributes>, EngineError> {
+        let side = self.settings.input_size as usize;
+        let face = side * side * 3;
+        let mut attributes = Vec::with_capacity(crops.len() / face);
+        let mut rest = crops;
         while !rest.is_empty() {
             // Powers of two, so that there are few plans to keep; plain tract takes long to make one, and gains nothing.
             let most = if self.network.program().is_some() { BATCH } else { 1 };
-            let count = 1 << rest.len().min(most).ilog2();
-            let (batch, later) = rest.split_at(count);
-            let crops: Vec<u8> = batch.iter().flat_map(|face| self.crop(picture, face).into_raw()).collect();
-            attributes.extend(self.run(&crops, count)?);
+            let count = 1 << (rest.len() / face).clamp(1, most).ilog2();
+            let (batch, later) = rest.split_at(count * face);
+            attributes.extend(self.run(batch, count)?);
             rest = later;
         }
         Ok(attributes)

@@ -68,9 +68,30 @@ impl Detector {
         if picture.width() == 0 || picture.height() == 0 {
             return Ok(Vec::new());
         }
-        let letterbox = Letterbox::new(picture, self.long_side);
+        let letterbox = self.letterbox(picture);
+        let outputs = self.outputs(&letterbox)?;
+        self.faces(&letterbox, &outputs)
+    }
+
+    /// First step of [`Detector::detect`]: a picture, not empty, as the network sees it.
+    pub fn letterbox(&self, picture: &Picture) -> Letterbox {
+        Letterbox::new(picture, self.long_side)
+    }
+
+    /// Second step: the network's outputs.
+    ///
+    /// # Errors
+    /// When the network cannot run.
+    pub fn outputs(&mut self, letterbox: &Letterbox) -> Result<Vec<Output>, EngineError> {
+        self.network.run(&letterbox.pixels, [1, letterbox.height, letterbox.width])
+    }
+
+    /// Third step: the faces in those outputs, in pixels of the picture, best first.
+    ///
+    /// # Errors
+    /// When the outputs have other shapes than a detector's.
+    pub fn faces(&self, letterbox: &Letterbox, outputs: &[Output]) -> Result<Vec<Face>, EngineError> {
         let (w, h) = (letterbox.width, letterbox.height);
-        let outputs = self.network.run(&letterbox.pixels, [1, h, w])?;
         let mut candidates = Vec::new();
         for (output, stride) in outputs.iter().zip(STRIDES) {
             let expected = [1, CHANNELS, h / stride, w / stride];
@@ -129,7 +150,7 @@ pub fn strongest(faces: Vec<Face>, nms_iou: f32) -> Vec<Face> {
 }
 
 /// A picture shrunk or enlarged to a long side, with margins at the right and the bottom.
-struct Letterbox {
+pub struct Letterbox {
     /// RGB, `3 * width * height` bytes.
     pixels: Vec<u8>,
     width: usize,

@@ -90,9 +90,8 @@ impl Convolution {
 
     fn product(&self, set: InstructionSet, bias: &[i32], multipliers: &[f32], zero_point: u8) -> Operation {
         let Geometry { side, step, padding } = self.form.geometry;
-        let product = |weights: &[i8]| Pointwise::new(set, weights, bias, multipliers, zero_point);
         if (side, step, padding) == (1, 1, [0; 4]) && self.input != PICTURE {
-            return Operation::Pointwise(product(&self.weights));
+            return Operation::Pointwise(Pointwise::new(set, &self.weights, bias, multipliers, zero_point));
         }
         // [outputs, inputs, side, side] to [outputs, side, side, inputs].
         let window = side * side;
@@ -107,6 +106,7 @@ impl Convolution {
             channels: self.form.inputs,
             padding: self.quantization.zero_point,
         };
-        Operation::Dense { window, product: product(&turned) }
+        let product = Pointwise::with_window(set, side, &turned, bias, multipliers, zero_point);
+        Operation::Dense { window, product }
     }
 }

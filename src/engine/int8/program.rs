@@ -1,11 +1,14 @@
 //! A network as a list of layers, and the memory that it runs in at one input size.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use super::super::kernels::{
-    InstructionSet,
+    Aligned, InstructionSet,
     depthwise::Depthwise,
-    pointwise::{Addition, Pointwise, Target},
+    pointwise::{self, Addition, Pointwise, Target, Windows},
     requantize, stride,
 };
 
@@ -22,6 +25,10 @@ pub type TensorId = usize;
 /// The input: `[N, H, W, 3]` bytes, three to a pixel.
 pub const PICTURE: TensorId = 0;
 
+/// Layers whose inputs and outputs of all pictures are larger than this, in bytes, see one picture after the other: they
+/// would leave the second-level cache, and their weights are small.
+const CACHE: usize = 600 << 10;
+
 /// One step of a network.
 pub struct Layer {
     pub name: String,
@@ -31,7 +38,7 @@ pub struct Layer {
 }
 
 pub enum Operation {
-    /// A convolution with a window, as a pointwise one of the window's pixels laid side by side.
+    /// A convolution with a window.
     Dense {
         window: Patch,
         product: Pointwise,
@@ -136,14 +143,18 @@ pub struct TooSmall {
 #[derive(Debug, Clone)]
 pub struct Memory {
     pictures: usize,
+    /// The first layer that runs on all pictures at once; those before it run on one picture after the other.
+    together: usize,
     /// Height and width of each tensor.
     sizes: Vec<[usize; 2]>,
+    /// Bytes of each quantised tensor from one picture to the next; 0 where there is room for one only.
+    picture_bytes: Vec<usize>,
     /// The buffer of each quantised tensor but the picture.
     slots: Vec<usize>,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Aligned<u8>>,
     /// f32 tensors, empty for the others.
     reals: Vec<Vec<f32>>,
-    scratch: Vec<u8>,
+    scratch: Aligned<u8>,
 }
 
 impl Memory {
@@ -199,7 +210,7 @@ impl Program {
             let output = match &layer.operation {
                 Operation::Dense { window, .. } => {
                     let output = window.geometry.output(input);
-                    scratch = scratch.max(window.scratch(input[1], output[1]));
+                    scratch = scratch.max(window.scratch(input[1]));
                     output
                 }
                 Operation::Depthwise { kernel, geometry } => {
@@ -220,21 +231,32 @@ impl Program {
             sizes[layer.output] = output;
         }
 
-        let mut memory = Memory {
-            pictures,
-            slots: vec![usize::MAX; self.channels.len()],
-            buffers: Vec::new(),
-            reals: vec![Vec::new(); self.channels.len()],
-            scratch: vec![0; scratch],
-            sizes,
-        };
         let last_use = |tensor: TensorId| {
             let kept = self.exits.iter().any(|exit| exit.tensor == tensor);
             let read = self.layers.iter().rposition(|layer| layer.inputs.contains(&tensor));
             if kept { usize::MAX } else { read.unwrap_or(0) }
         };
+        let bytes = |tensor: TensorId| sizes[tensor][0] * sizes[tensor][1] * stride(self.channels[tensor]);
+        let too_large = |layer: &Layer| {
+            pictures * (bytes(layer.inputs[0]) + bytes(layer.output)) > CACHE || layer.inputs[0] == PICTURE
+        };
+        let together = match pictures {
+            1 => 0,
+            _ => self.layers.iter().rposition(too_large).map_or(0, |last| last + 1),
+        };
+        let mut memory = Memory {
+            pictures,
+            together,
+            picture_bytes: (0..self.channels.len()).map(bytes).collect(),
+            slots: vec![usize::MAX; self.channels.len()],
+            buffers: Vec::new(),
+            reals: vec![Vec::new(); self.channels.len()],
+            scratch: vec![0; scratch].into(),
+            sizes,
+        };
         // The buffer freed last is taken first: it is the one most likely to be in the cache.
         let mut free: Vec<usize> = Vec::new();
+        let mut lengths: Vec<usize> = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let tensor = layer.output;
             let [h, w] = memory.sizes[tensor];
@@ -242,13 +264,19 @@ impl Program {
             if self.real[tensor] {
                 memory.reals[tensor] = vec![0.0; pixels * self.channels[tensor]];
             } else {
-                let slot = free.pop().unwrap_or_else(|| {
-                    memory.buffers.push(Vec::new());
-                    memory.buffers.len() - 1
+                // What waits for the other pictures keeps its memory for itself.
+                let waits = index < together && last_use(tensor) >= together;
+                let slot = if waits { None } else { free.pop() };
+                let slot = slot.unwrap_or_else(|| {
+                    lengths.push(0);
+                    lengths.len() - 1
                 });
-                let length = pixels * stride(self.channels[tensor]);
-                let buffer = &mut memory.buffers[slot];
-                buffer.resize(buffer.len().max(length), 0);
+                let alone = index < together && !waits;
+                let length = memory.picture_bytes[tensor] * if alone { 1 } else { pictures };
+                if alone {
+                    memory.picture_bytes[tensor] = 0;
+                }
+                lengths[slot] = lengths[slot].max(length);
                 memory.slots[tensor] = slot;
             }
             for &input in &layer.inputs {
@@ -257,6 +285,7 @@ impl Program {
                 }
             }
         }
+        memory.buffers = lengths.into_iter().map(|length| vec![0; length].into()).collect();
         Ok(memory)
     }
 
@@ -265,46 +294,59 @@ impl Program {
     /// # Panics
     /// When there are not so many pixels.
     pub fn run(&self, pixels: &[u8], memory: &mut Memory) {
-        for layer in &self.layers {
-            self.step(layer, pixels, memory);
-        }
+        self.run_with(pixels, memory, |_| {});
     }
 
     /// As [`Program::run`]; gives the time of each layer.
     pub fn profile(&self, pixels: &[u8], memory: &mut Memory) -> Vec<Duration> {
-        let timed = |layer| {
-            let started = Instant::now();
-            self.step(layer, pixels, memory);
-            started.elapsed()
-        };
-        self.layers.iter().map(timed).collect()
+        let mut times = vec![Duration::ZERO; self.layers.len()];
+        let mut started = Instant::now();
+        self.run_with(pixels, memory, |layer| {
+            times[layer] += started.elapsed();
+            started = Instant::now();
+        });
+        times
     }
 
-    fn step(&self, layer: &Layer, pixels: &[u8], memory: &mut Memory) {
-        let Memory { pictures, sizes, slots, buffers, reals, scratch } = memory;
-        let pictures = *pictures;
+    /// Tells which layer was run, each time.
+    fn run_with(&self, pixels: &[u8], memory: &mut Memory, mut done: impl FnMut(usize)) {
+        let (pictures, together) = (memory.pictures, memory.together);
+        for picture in 0..pictures {
+            for (index, layer) in self.layers[..together].iter().enumerate() {
+                self.step(layer, pixels, memory, picture..picture + 1);
+                done(index);
+            }
+        }
+        for (index, layer) in self.layers.iter().enumerate().skip(together) {
+            self.step(layer, pixels, memory, 0..pictures);
+            done(index);
+        }
+    }
+
+    fn step(&self, layer: &Layer, pixels: &[u8], memory: &mut Memory, pictures: Range<usize>) {
+        let Memory { sizes, picture_bytes, slots, buffers, reals, scratch, .. } = memory;
+        let (first, pictures) = (pictures.start, pictures.len());
         let ([h, w], [oh, ow]) = (sizes[layer.inputs[0]], sizes[layer.output]);
         let channels = self.channels[layer.inputs[0]];
         // Taken out while it is written to, so that the inputs' buffers can be read.
-        let mut written = match slots[layer.output] {
-            usize::MAX => Vec::new(),
+        let mut buffer = match slots[layer.output] {
+            usize::MAX => Aligned::default(),
             slot => std::mem::take(&mut buffers[slot]),
         };
+        let written = &mut buffer[first * picture_bytes[layer.output]..];
         let read = |n: usize| match layer.inputs[n] {
-            PICTURE => pixels,
-            tensor => &buffers[slots[tensor]],
+            PICTURE => &pixels[first * h * w * self.channels[PICTURE]..],
+            tensor => &buffers[slots[tensor]][first * picture_bytes[tensor]..],
         };
+        let real = &mut reals[layer.output][..];
         match &layer.operation {
             Operation::Pointwise(product) => {
-                let target = if self.real[layer.output] {
-                    Target::Real(&mut reals[layer.output])
-                } else {
-                    Target::Quantized(&mut written)
-                };
+                let target =
+                    if self.real[layer.output] { Target::Real(real) } else { Target::Quantized(written) };
                 product.run(read(0), pictures * h * w, target);
             }
             Operation::PointwiseAdd(product, addition) => {
-                let target = Target::Added { to: &mut written, other: read(1), addition: *addition };
+                let target = Target::Added { to: written, other: read(1), addition: *addition };
                 product.run(read(0), pictures * h * w, target);
             }
             Operation::Dense { window, product } => {
@@ -313,14 +355,14 @@ impl Program {
                 for picture in 0..pictures {
                     let from = &read(0)[picture * h * w * from_step..][..h * w * from_step];
                     for row in 0..oh {
-                        let windows = window.gather(from, [h, w], from_step, row, ow, scratch);
-                        let first = (picture * oh + row) * ow;
+                        let windows = window.lines(from, [h, w], from_step, row, scratch);
+                        let at = (picture * oh + row) * ow;
                         let target = if self.real[layer.output] {
-                            Target::Real(&mut reals[layer.output][first * product.outputs()..])
+                            Target::Real(&mut real[at * product.outputs()..])
                         } else {
-                            Target::Quantized(&mut written[first * to_step..])
+                            Target::Quantized(&mut written[at * to_step..])
                         };
-                        product.run(windows, ow, target);
+                        product.run_windows(&windows, ow, target);
                     }
                 }
             }
@@ -334,7 +376,7 @@ impl Program {
             }
             Operation::Add { addition, a_zero_point } => {
                 let length = pictures * h * w * stride(channels);
-                add(&read(0)[..length], *a_zero_point, &read(1)[..length], *addition, &mut written);
+                add(&read(0)[..length], *a_zero_point, &read(1)[..length], *addition, written);
             }
             Operation::Upsample => {
                 let step = stride(channels);
@@ -360,7 +402,7 @@ impl Program {
             }
         }
         if let slot @ 0..usize::MAX = slots[layer.output] {
-            buffers[slot] = written;
+            buffers[slot] = buffer;
         }
     }
 }
@@ -370,42 +412,32 @@ fn pixel_bytes(tensor: TensorId, channels: usize) -> usize {
     if tensor == PICTURE { channels } else { stride(channels) }
 }
 
-/// Bytes that are copied at once, and so may be read and written after the last one that counts.
-const SLACK: usize = 16;
-
 impl Patch {
-    /// Bytes of a line of the window.
-    fn line(&self) -> usize {
-        self.geometry.side * self.channels
-    }
-
     /// Bytes of a line of the picture with its padding.
-    fn padded(&self, columns: usize) -> usize {
+    fn line(&self, columns: usize) -> usize {
         let [_, left, _, right] = self.geometry.padding;
-        (left + columns + right) * self.channels + SLACK
+        (left + columns + right) * self.channels
     }
 
-    /// Bytes of scratch memory for a picture and a result with so many columns.
-    fn scratch(&self, columns: usize, output_columns: usize) -> usize {
-        let Geometry { side, .. } = self.geometry;
-        side * self.padded(columns) + output_columns * stride(side * self.line()) + SLACK
+    /// Bytes of scratch memory for a picture with so many columns.
+    fn scratch(&self, columns: usize) -> usize {
+        self.geometry.side * self.line(columns) + pointwise::SLACK
     }
 
-    /// Lays the windows of one row of the output side by side: `[columns, side × side × channels]`, the bytes that are
-    /// returned. `pixel` is the number of bytes from one pixel of the picture to the next.
-    fn gather<'s>(
+    /// The lines of the picture under a row of windows, with what pads them. `pixel` is the number of bytes from one
+    /// pixel of the picture to the next.
+    fn lines<'s>(
         &self,
         from: &[u8],
         [h, w]: [usize; 2],
         pixel: usize,
         row: usize,
-        columns: usize,
         scratch: &'s mut [u8],
-    ) -> &'s [u8] {
-        let Geometry { side, step, padding: [above, left, ..] } = self.geometry;
-        let (channels, line, padded) = (self.channels, self.line(), self.padded(w));
-        let (lines, windows) = scratch.split_at_mut(side * padded);
-        for (down, to) in lines.chunks_exact_mut(padded).enumerate() {
+    ) -> Windows<'s> {
+        let Geometry { step, padding: [above, left, ..], .. } = self.geometry;
+        let (channels, line_stride) = (self.channels, self.line(w));
+        let lines = &mut scratch[..self.scratch(w)];
+        for (down, to) in lines.chunks_exact_mut(line_stride).take(self.geometry.side).enumerate() {
             to.fill(self.padding);
             let Some(y) = (row * step + down).checked_sub(above).filter(|&y| y < h) else { continue };
             let (from, to) =
@@ -418,20 +450,7 @@ impl Patch {
                 }
             }
         }
-        // In order, so that what is written after the end of a line is written over by the next one.
-        let width = stride(side * line);
-        for column in 0..columns {
-            for down in 0..side {
-                let (from, to) = (down * padded + column * step * channels, column * width + down * line);
-                for at in (0..line).step_by(SLACK) {
-                    let bytes = lines[from + at..].first_chunk::<SLACK>();
-                    if let (Some(bytes), Some(to)) = (bytes, windows[to + at..].first_chunk_mut()) {
-                        *to = *bytes;
-                    }
-                }
-            }
-        }
-        windows
+        Windows { lines, line_stride, step: step * channels }
     }
 }
 
@@ -473,9 +492,10 @@ mod tests {
     fn a_row_of_windows_has_padding_where_the_picture_ends() {
         let geometry = Geometry { side: 3, step: 2, padding: [1, 1, 1, 1] };
         let window = Patch { geometry, channels: 1, padding: 9 };
-        let mut scratch = vec![0; window.scratch(3, 2)];
-        let windows = window.gather(&[1, 2, 3, 4, 5, 6], [2, 3], 1, 0, 2, &mut scratch);
-        assert_eq!(windows[..9], [9, 9, 9, 9, 1, 2, 9, 4, 5]);
-        assert_eq!(windows[12..21], [9, 9, 9, 2, 3, 9, 5, 6, 9]);
+        let mut scratch = vec![0; window.scratch(3)];
+        let Windows { lines, line_stride, step } =
+            window.lines(&[1, 2, 3, 4, 5, 6], [2, 3], 1, 0, &mut scratch);
+        assert_eq!((line_stride, step), (5, 2));
+        assert_eq!(lines[..15], [9, 9, 9, 9, 9, 9, 1, 2, 3, 9, 9, 4, 5, 6, 9]);
     }
 }

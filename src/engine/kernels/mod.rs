@@ -16,6 +16,7 @@
 
 use std::{fmt, str::FromStr};
 
+mod aligned;
 pub mod depthwise;
 pub mod pointwise;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub enum InstructionSet {
     /// aarch64 with products of byte matrices.
     NeonI8mm,
 }
+
+pub use aligned::Aligned;
 
 use InstructionSet::*;
 
@@ -79,6 +82,7 @@ impl InstructionSet {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("fma")
             }
             #[cfg(target_arch = "aarch64")]
             Neon => true,
@@ -164,6 +168,28 @@ fn round(x: f32) -> i32 {
 pub(super) fn requantize(sum: i32, multiplier: f32, zero_point: u8) -> i32 {
     let zero = i32::from(zero_point);
     round(sum as f32 * multiplier).clamp(-zero, 255 - zero)
+}
+
+/// Bits of 2²³ as f32. Added to a whole number from 0 up to 2²³, they make the bits of 2²³ plus that number: a sum that
+/// starts so needs no conversion, and `sum × multiplier` is one fused multiply-add, `f × multiplier − 2²³ × multiplier`,
+/// whose second product is exact. Numbers below zero come out as numbers below zero, though not the right ones.
+#[cfg(target_arch = "x86_64")]
+const FLOAT_SUMS: i32 = 0x4B00_0000;
+
+/// Whether sums may start at [`FLOAT_SUMS`]: what is below zero becomes 0, nothing reaches 2²³. `weights` are those of
+/// each output in turn.
+fn is_rectified(zero_point: u8, weights: &[i8], bias: &[i32], multipliers: &[f32]) -> bool {
+    let per_output = weights.len() / bias.len().max(1);
+    let fits = |(weights, &bias): (&[i8], &i32)| {
+        let reach = |sign: i64| -> i64 {
+            weights.iter().map(|&weight| (sign * i64::from(weight)).max(0) * 255).sum()
+        };
+        let bias = i64::from(bias);
+        bias + reach(1) < 1 << 23 && bias - reach(-1) > -(1 << 30)
+    };
+    zero_point == 0
+        && multipliers.iter().all(|multiplier| (0.0..1e6).contains(multiplier))
+        && weights.chunks_exact(per_output.max(1)).zip(bias).all(fits)
 }
 
 /// The bias of a kernel that multiplies inputs less 128.

@@ -4,6 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use proptest::prelude::*;
 
+use super::Aligned;
+
 /// A plain generator (xorshift64*), so that a failing case prints as one seed and not as its numbers.
 pub struct Random(u64);
 
@@ -136,14 +138,15 @@ impl<T> Drop for Guarded<T> {
 }
 
 impl<T: Copy> Guarded<T> {
-    /// Moves what the vector holds next to a guard page.
+    /// Moves the values next to a guard page.
     ///
     /// # Safety
-    /// From then on the vector is neither grown nor dropped, nor used after what this returns.
-    pub unsafe fn replace(vector: &mut Vec<T>, edge: Edge) -> Self {
-        let guarded = Self::new(vector, edge);
+    /// From then on `values` are neither dropped, nor used after what this returns.
+    pub unsafe fn replace(values: &mut Aligned<T>, edge: Edge) -> Self {
+        let guarded = Self::new(values, edge);
         // SAFETY: so many values are there, and the caller promises that nothing hands them to the allocator.
-        *vector = unsafe { Vec::from_raw_parts(guarded.data, guarded.length, guarded.length) };
+        let moved = unsafe { Vec::from_raw_parts(guarded.data, guarded.length, guarded.length) };
+        *values = Aligned::in_place(moved);
         guarded
     }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Strip, Window};
+use super::{super::FLOAT_SUMS, Kernel, Strip, Window};
 
 pub(super) static KERNEL: Kernel =
     Kernel { widths: &[64, 32, 16], group: 4, group_bytes: 4, signed: false, order, run };
@@ -36,9 +36,10 @@ macro_rules! module {
     (
         $module:ident, $width:literal, $vector:ty, $floats:ty, $mask:ty,
         load $load:ident, maskz_load $maskz_load:ident, store $store:ident, mask_store $mask_store:ident,
-        splat8 $splat8:ident, splat16 $splat16:ident,
+        splat8 $splat8:ident, splat16 $splat16:ident, splat32 $splat32:ident,
         unpack $low8:ident $high8:ident $low16:ident $high16:ident,
-        dot $dot:ident, real $to_real:ident, whole $to_whole:ident, multiply $multiply:ident, load_real $load_real:ident,
+        dot $dot:ident, real $to_real:ident, whole $to_whole:ident, multiply $multiply:ident,
+        multiply_subtract $multiply_subtract:ident, as_real $as_real:ident, add32 $add32:ident, load_real $load_real:ident,
         pack $pack32:ident $add16:ident $pack16:ident
     ) => {
         mod $module {
@@ -48,7 +49,7 @@ macro_rules! module {
             /// Bytes of a vector: `WIDTH / 4` lanes.
             const VECTOR: usize = $width;
 
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
             pub(super) unsafe fn strip<
                 const SIDE: usize,
                 const STEP: usize,
@@ -73,7 +74,7 @@ macro_rules! module {
 
             /// A few columns of the output from `first` on; more than one so that weights are loaded less often.
             #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
             unsafe fn columns<
                 const SIDE: usize,
                 const STEP: usize,
@@ -87,7 +88,11 @@ macro_rules! module {
                 // SAFETY: as for `strip`.
                 unsafe {
                     let at = |of: *const i8, vector: usize| $load(of.add(vector * VECTOR).cast());
-                    let bias: [$vector; 4] = std::array::from_fn(|v| at(strip.bias.cast(), v));
+                    let two_to_23 = $splat32(FLOAT_SUMS);
+                    let bias: [$vector; 4] = std::array::from_fn(|v| {
+                        let bias = at(strip.bias.cast(), v);
+                        if strip.rectified { $add32(bias, two_to_23) } else { bias }
+                    });
                     let values = strip.scratch.add(first * STEP * QUADS * 4 * VECTOR).cast::<i8>();
                     let mut sums = [[bias; COLUMNS]; ROWS];
                     for tap in 0..SIDE * QUADS {
@@ -104,18 +109,28 @@ macro_rules! module {
                     }
                     let multipliers: [$floats; 4] =
                         std::array::from_fn(|v| $load_real(strip.multipliers.add(v * WIDTH / 4)));
+                    let offsets: [$floats; 4] =
+                        std::array::from_fn(|v| $multiply(multipliers[v], $as_real(two_to_23)));
                     let zero_point = $splat16(i16::from(strip.zero_point));
                     for (sums, output) in sums.iter().zip(strip.output) {
                         if output.is_null() {
                             continue;
                         }
                         for (c, sums) in sums.iter().enumerate() {
-                            let whole: [$vector; 4] = std::array::from_fn(|v| {
-                                $to_whole($multiply($to_real(sums[v]), multipliers[v]))
-                            });
-                            let low = $add16($pack32(whole[0], whole[1]), zero_point);
-                            let high = $add16($pack32(whole[2], whole[3]), zero_point);
-                            let bytes = $pack16(low, high);
+                            let bytes = if strip.rectified {
+                                let whole: [$vector; 4] = std::array::from_fn(|v| {
+                                    let sums = $as_real(sums[v]);
+                                    $to_whole($multiply_subtract(sums, multipliers[v], offsets[v]))
+                                });
+                                $pack16($pack32(whole[0], whole[1]), $pack32(whole[2], whole[3]))
+                            } else {
+                                let whole: [$vector; 4] = std::array::from_fn(|v| {
+                                    $to_whole($multiply($to_real(sums[v]), multipliers[v]))
+                                });
+                                let low = $add16($pack32(whole[0], whole[1]), zero_point);
+                                let high = $add16($pack32(whole[2], whole[3]), zero_point);
+                                $pack16(low, high)
+                            };
                             let to = output.add((first + c) * strip.output_stride);
                             if strip.channels == WIDTH {
                                 $store(to.cast(), bytes);
@@ -133,7 +148,7 @@ macro_rules! module {
 
             /// Fills the scratch memory.
             #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
             unsafe fn interleave<const QUADS: usize>(strip: &Strip) {
                 // SAFETY: as for `strip`.
                 unsafe {
@@ -183,24 +198,27 @@ macro_rules! module {
 module!(
     zmm, 64, __m512i, __m512, u64,
     load _mm512_loadu_si512, maskz_load _mm512_maskz_loadu_epi8, store _mm512_storeu_si512,
-    mask_store _mm512_mask_storeu_epi8, splat8 _mm512_set1_epi8, splat16 _mm512_set1_epi16,
+    mask_store _mm512_mask_storeu_epi8, splat8 _mm512_set1_epi8, splat16 _mm512_set1_epi16, splat32 _mm512_set1_epi32,
     unpack _mm512_unpacklo_epi8 _mm512_unpackhi_epi8 _mm512_unpacklo_epi16 _mm512_unpackhi_epi16,
     dot _mm512_dpbusd_epi32, real _mm512_cvtepi32_ps, whole _mm512_cvtps_epi32, multiply _mm512_mul_ps,
+    multiply_subtract _mm512_fmsub_ps, as_real _mm512_castsi512_ps, add32 _mm512_add_epi32,
     load_real _mm512_loadu_ps, pack _mm512_packs_epi32 _mm512_adds_epi16 _mm512_packus_epi16
 );
 module!(
     ymm, 32, __m256i, __m256, u32,
     load _mm256_loadu_si256, maskz_load _mm256_maskz_loadu_epi8, store _mm256_storeu_si256,
-    mask_store _mm256_mask_storeu_epi8, splat8 _mm256_set1_epi8, splat16 _mm256_set1_epi16,
+    mask_store _mm256_mask_storeu_epi8, splat8 _mm256_set1_epi8, splat16 _mm256_set1_epi16, splat32 _mm256_set1_epi32,
     unpack _mm256_unpacklo_epi8 _mm256_unpackhi_epi8 _mm256_unpacklo_epi16 _mm256_unpackhi_epi16,
     dot _mm256_dpbusd_epi32, real _mm256_cvtepi32_ps, whole _mm256_cvtps_epi32, multiply _mm256_mul_ps,
+    multiply_subtract _mm256_fmsub_ps, as_real _mm256_castsi256_ps, add32 _mm256_add_epi32,
     load_real _mm256_loadu_ps, pack _mm256_packs_epi32 _mm256_adds_epi16 _mm256_packus_epi16
 );
 module!(
     xmm, 16, __m128i, __m128, u16,
     load _mm_loadu_si128, maskz_load _mm_maskz_loadu_epi8, store _mm_storeu_si128,
-    mask_store _mm_mask_storeu_epi8, splat8 _mm_set1_epi8, splat16 _mm_set1_epi16,
+    mask_store _mm_mask_storeu_epi8, splat8 _mm_set1_epi8, splat16 _mm_set1_epi16, splat32 _mm_set1_epi32,
     unpack _mm_unpacklo_epi8 _mm_unpackhi_epi8 _mm_unpacklo_epi16 _mm_unpackhi_epi16,
     dot _mm_dpbusd_epi32, real _mm_cvtepi32_ps, whole _mm_cvtps_epi32, multiply _mm_mul_ps,
+    multiply_subtract _mm_fmsub_ps, as_real _mm_castsi128_ps, add32 _mm_add_epi32,
     load_real _mm_loadu_ps, pack _mm_packs_epi32 _mm_adds_epi16 _mm_packus_epi16
 );

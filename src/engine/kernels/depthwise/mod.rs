@@ -6,7 +6,7 @@
 //! product of four bytes for each channel. Two rows of the output read nearly the same four rows of the input, so they
 //! share them.
 
-use super::{InstructionSet, signed_bias, stride};
+use super::{Aligned, InstructionSet, is_rectified, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -90,6 +90,8 @@ pub(super) struct Strip {
     output_stride: usize,
     output_columns: usize,
     zero_point: u8,
+    /// As [`is_rectified`] says.
+    rectified: bool,
 }
 
 /// Height and width of a picture.
@@ -104,12 +106,13 @@ pub struct Depthwise {
     left: usize,
     padding: u8,
     zero_point: u8,
+    rectified: bool,
     kernel: &'static Kernel,
     /// Widths of the chunks.
     chunks: Vec<usize>,
-    weights: Vec<i8>,
-    bias: Vec<i32>,
-    multipliers: Vec<f32>,
+    weights: Aligned<i8>,
+    bias: Aligned<i32>,
+    multipliers: Aligned<f32>,
 }
 
 #[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))]
@@ -162,19 +165,9 @@ impl Depthwise {
         let channels = bias.len();
         assert!(matches!((side, step), (3 | 5, 1 | 2)) && above < side && left < side);
         assert_eq!((weights.len(), multipliers.len()), (channels * side * side, channels));
-        let mut packed = Self {
-            channels,
-            window,
-            above,
-            left,
-            padding,
-            zero_point,
-            kernel,
-            chunks: Vec::new(),
-            weights: Vec::new(),
-            bias: Vec::new(),
-            multipliers: Vec::new(),
-        };
+        let (mut packed_weights, mut packed_bias, mut packed_multipliers) =
+            (Vec::new(), Vec::new(), Vec::new());
+        let mut chunks = Vec::new();
         let mut first = 0;
         while first < channels {
             let rest = channels - first;
@@ -188,7 +181,7 @@ impl Depthwise {
                 for column in 0..side {
                     for group in 0..window.groups(kernel.group) {
                         for slot in 0..width {
-                            packed.weights.extend((0..kernel.group).map(|n| {
+                            packed_weights.extend((0..kernel.group).map(|n| {
                                 // The row of the window that falls on this row of the input.
                                 let at = (kernel.group * group + n)
                                     .checked_sub(step * row)
@@ -204,19 +197,31 @@ impl Depthwise {
                     }
                 }
             }
-            packed.bias.extend((0..width).map(|slot| {
+            packed_bias.extend((0..width).map(|slot| {
                 channel(slot).map_or(0, |channel| {
                     let weights = &weights[channel * side * side..][..side * side];
                     if kernel.signed { signed_bias(bias[channel], weights) } else { bias[channel] }
                 })
             }));
-            packed
-                .multipliers
+            packed_multipliers
                 .extend((0..width).map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
-            packed.chunks.push(width);
+            chunks.push(width);
             first += width;
         }
-        packed
+        Self {
+            channels,
+            window,
+            above,
+            left,
+            padding,
+            zero_point,
+            rectified: is_rectified(zero_point, weights, bias, multipliers),
+            kernel,
+            chunks,
+            weights: packed_weights.into(),
+            bias: packed_bias.into(),
+            multipliers: packed_multipliers.into(),
+        }
     }
 
     pub fn channels(&self) -> usize {
@@ -276,6 +281,7 @@ impl Depthwise {
                     output_stride: pixel,
                     output_columns,
                     zero_point: self.zero_point,
+                    rectified: self.rectified,
                 };
                 for n in 0..rows {
                     if let Some(y) = (row * step + n).checked_sub(self.above).filter(|&y| y < height) {

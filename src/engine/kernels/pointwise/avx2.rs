@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     vectors: 2,
     pixels: &[12, 6],
     group: 2,
+    overlap: false,
     signed: false,
     order: |_, vector, lane| 8 * vector + lane,
     run,
@@ -45,22 +46,25 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
         let mut sums = [bias; PIXELS];
         let mut weights = tile.weights;
         let mut words = [const { MaybeUninit::<[i16; CHUNK]>::uninit() }; PIXELS];
-        for first in (0..tile.inputs).step_by(CHUNK) {
-            let inputs = CHUNK.min(tile.inputs - first);
-            let words = words.as_mut_ptr().cast::<i16>();
-            widen::<PIXELS>(tile.input.add(first), tile.input_stride, inputs, words);
-            for input in (0..inputs).step_by(2) {
-                let columns: [__m256i; VECTORS] = std::array::from_fn(|v| {
-                    _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.add(16 * v).cast()))
-                });
-                for (pixel, sums) in sums.iter_mut().enumerate() {
-                    let two = words.add(pixel * CHUNK + input).cast::<i32>().read_unaligned();
-                    let two = _mm256_set1_epi32(two);
-                    for v in 0..VECTORS {
-                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(two, columns[v]));
+        for line in 0..tile.lines {
+            let line = tile.input.add(line * tile.line_stride);
+            for first in (0..tile.inputs).step_by(CHUNK) {
+                let inputs = CHUNK.min(tile.inputs - first);
+                let words = words.as_mut_ptr().cast::<i16>();
+                widen::<PIXELS>(line.add(first), tile.input_stride, inputs, words);
+                for input in (0..inputs).step_by(2) {
+                    let columns: [__m256i; VECTORS] = std::array::from_fn(|v| {
+                        _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.add(16 * v).cast()))
+                    });
+                    for (pixel, sums) in sums.iter_mut().enumerate() {
+                        let two = words.add(pixel * CHUNK + input).cast::<i32>().read_unaligned();
+                        let two = _mm256_set1_epi32(two);
+                        for v in 0..VECTORS {
+                            sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(two, columns[v]));
+                        }
                     }
+                    weights = weights.add(16 * VECTORS);
                 }
-                weights = weights.add(16 * VECTORS);
             }
         }
         // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
@@ -107,7 +111,7 @@ pub(super) unsafe fn finish<const PIXELS: usize, const VECTORS: usize>(
         let multipliers: [__m256; VECTORS] =
             std::array::from_fn(|v| _mm256_loadu_ps(tile.multipliers.add(8 * v)));
         match tile.output {
-            Output::Quantized { to, zero_point } => {
+            Output::Quantized { to, zero_point, .. } => {
                 let zero_point = _mm256_set1_epi16(i16::from(zero_point));
                 for (pixel, sums) in sums.iter().enumerate() {
                     let whole: [__m256i; VECTORS] = std::array::from_fn(|v| scaled(sums[v], multipliers[v]));

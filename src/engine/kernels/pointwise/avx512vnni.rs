@@ -2,10 +2,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Output, Tile};
+use super::{super::FLOAT_SUMS, Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel =
-    Kernel { lanes: 16, vectors: 4, pixels: &[16, 12, 8, 6], group: 4, signed: false, order, run };
+pub(super) static KERNEL: Kernel = Kernel {
+    lanes: 16,
+    vectors: 4,
+    pixels: &[16, 12, 8, 6],
+    group: 4,
+    overlap: false,
+    signed: false,
+    order,
+    run,
+};
 
 /// Vectors are packed to bytes four lanes at a time: those of the first vector, the second, and so on.
 fn order(vectors: usize, vector: usize, lane: usize) -> usize {
@@ -49,33 +57,52 @@ macro_rules! for_each_pixel {
 unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     unsafe {
-        let bias: [__m512i; VECTORS] =
-            std::array::from_fn(|v| _mm512_loadu_si512(tile.bias.add(16 * v).cast()));
+        let rectified = matches!(tile.output, Output::Quantized { rectified: true, .. });
+        let start = _mm512_set1_epi32(if rectified { FLOAT_SUMS } else { 0 });
+        let bias: [__m512i; VECTORS] = std::array::from_fn(|v| {
+            _mm512_add_epi32(_mm512_loadu_si512(tile.bias.add(16 * v).cast()), start)
+        });
         let mut sums = [bias; PIXELS];
         let mut weights = tile.weights;
-        let mut input = tile.input;
-        for _ in 0..tile.inputs / 4 {
-            let columns: [__m512i; VECTORS] =
-                std::array::from_fn(|v| _mm512_loadu_si512(weights.add(64 * v).cast()));
-            for_each_pixel!(PIXELS, |pixel| {
-                let four = input.add(pixel * tile.input_stride).cast::<i32>().read_unaligned();
-                let four = _mm512_set1_epi32(four);
-                sums[pixel] = std::array::from_fn(|v| _mm512_dpbusd_epi32(sums[pixel][v], four, columns[v]));
-            });
-            weights = weights.add(64 * VECTORS);
-            input = input.add(4);
+        for line in 0..tile.lines {
+            let mut input = tile.input.add(line * tile.line_stride);
+            for _ in 0..tile.inputs / 4 {
+                let columns: [__m512i; VECTORS] =
+                    std::array::from_fn(|v| _mm512_loadu_si512(weights.add(64 * v).cast()));
+                for_each_pixel!(PIXELS, |pixel| {
+                    let four = input.add(pixel * tile.input_stride).cast::<i32>().read_unaligned();
+                    let four = _mm512_set1_epi32(four);
+                    sums[pixel] =
+                        std::array::from_fn(|v| _mm512_dpbusd_epi32(sums[pixel][v], four, columns[v]));
+                });
+                weights = weights.add(64 * VECTORS);
+                input = input.add(4);
+            }
         }
 
         let multipliers: [__m512; VECTORS] =
             std::array::from_fn(|v| _mm512_loadu_ps(tile.multipliers.add(16 * v)));
         let mask = u64::MAX >> (64 - tile.channels);
         match tile.output {
-            Output::Quantized { to, zero_point } => {
+            Output::Quantized { to, rectified: true, .. } => {
+                let two_to_23 = _mm512_castsi512_ps(_mm512_set1_epi32(FLOAT_SUMS));
+                let offsets: [__m512; VECTORS] =
+                    std::array::from_fn(|v| _mm512_mul_ps(multipliers[v], two_to_23));
+                for_each_pixel!(PIXELS, |pixel| {
+                    let whole: [__m512i; VECTORS] = std::array::from_fn(|v| {
+                        let sums = _mm512_castsi512_ps(sums[pixel][v]);
+                        _mm512_cvtps_epi32(_mm512_fmsub_ps(sums, multipliers[v], offsets[v]))
+                    });
+                    let bytes = pack(whole, None);
+                    _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
+                });
+            }
+            Output::Quantized { to, zero_point, .. } => {
                 let zero_point = _mm512_set1_epi16(i16::from(zero_point));
                 for_each_pixel!(PIXELS, |pixel| {
                     let whole: [__m512i; VECTORS] =
                         std::array::from_fn(|v| scaled(sums[pixel][v], multipliers[v]));
-                    let bytes = pack(whole, zero_point);
+                    let bytes = pack(whole, Some(zero_point));
                     _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
                 });
             }
@@ -96,7 +123,7 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
                         let sum = _mm512_add_ps(_mm512_mul_ps(a, a_factor), _mm512_mul_ps(b, b_factor));
                         _mm512_cvtps_epi32(sum)
                     });
-                    let bytes = pack(whole, zero_point);
+                    let bytes = pack(whole, Some(zero_point));
                     _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
                 });
             }
@@ -158,11 +185,14 @@ const fn spread(vectors: usize) -> [i32; 16] {
 /// Adds the zero point (i16) and saturates to bytes, in the channels' order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack<const VECTORS: usize>(whole: [__m512i; VECTORS], zero_point: __m512i) -> __m512i {
-    let at = |v: usize| whole[if v < VECTORS { v } else { 0 }];
-    let low = _mm512_adds_epi16(_mm512_packs_epi32(at(0), at(1)), zero_point);
-    let high =
-        if VECTORS > 2 { _mm512_adds_epi16(_mm512_packs_epi32(at(2), at(3)), zero_point) } else { low };
+unsafe fn pack<const VECTORS: usize>(whole: [__m512i; VECTORS], zero_point: Option<__m512i>) -> __m512i {
+    let words = |a: usize, b: usize| {
+        let at = |v: usize| whole[if v < VECTORS { v } else { 0 }];
+        let words = _mm512_packs_epi32(at(a), at(b));
+        zero_point.map_or(words, |zero_point| _mm512_adds_epi16(words, zero_point))
+    };
+    let low = words(0, 1);
+    let high = if VECTORS > 2 { words(2, 3) } else { low };
     let bytes = _mm512_packus_epi16(low, high);
     if VECTORS == 4 {
         return bytes;

@@ -10,7 +10,7 @@ macro_rules! kernel {
             lanes: 8,
             vectors: 2,
             pixels: &[12, 6],
-            group: 4,
+            group: 4, overlap: false,
             signed: false,
             order: |_, vector, lane| 8 * vector + lane,
             run: $run,
@@ -32,17 +32,20 @@ macro_rules! kernel {
                     std::array::from_fn(|v| _mm256_loadu_si256(tile.bias.add(8 * v).cast()));
                 let mut sums = [bias; PIXELS];
                 let mut weights = tile.weights;
-                for input in (0..tile.inputs).step_by(4) {
-                    let columns: [__m256i; VECTORS] =
-                        std::array::from_fn(|v| _mm256_loadu_si256(weights.add(32 * v).cast()));
-                    for (pixel, sums) in sums.iter_mut().enumerate() {
-                        let four = tile.input.add(pixel * tile.input_stride + input);
-                        let four = _mm256_set1_epi32(four.cast::<i32>().read_unaligned());
-                        for v in 0..VECTORS {
-                            sums[v] = $dot(sums[v], four, columns[v]);
+                for line in 0..tile.lines {
+                    let line = tile.input.add(line * tile.line_stride);
+                    for input in (0..tile.inputs).step_by(4) {
+                        let columns: [__m256i; VECTORS] =
+                            std::array::from_fn(|v| _mm256_loadu_si256(weights.add(32 * v).cast()));
+                        for (pixel, sums) in sums.iter_mut().enumerate() {
+                            let four = line.add(pixel * tile.input_stride + input);
+                            let four = _mm256_set1_epi32(four.cast::<i32>().read_unaligned());
+                            for v in 0..VECTORS {
+                                sums[v] = $dot(sums[v], four, columns[v]);
+                            }
                         }
+                        weights = weights.add(32 * VECTORS);
                     }
-                    weights = weights.add(32 * VECTORS);
                 }
                 // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
                 let mut stored = [bias; PIXELS];

@@ -1,10 +1,11 @@
-//! Pointwise convolution: a product of matrices, `[pixels, inputs] × [inputs, outputs]`.
+//! Pointwise convolution: a product of matrices, `[pixels, inputs] × [inputs, outputs]`; and convolution with a window, as
+//! one whose inputs are the lines of the window, each a run of bytes in its own line of the picture.
 //!
 //! The outputs are cut into panels of a few vectors each, as even as they come (80 outputs are 48 + 32, not 64 + 16),
 //! and the pixels into tiles, so that all sums of a tile stay in registers. Weights are packed once, in the order in
 //! which a tile reads them.
 
-use super::{InstructionSet, round, signed_bias, stride};
+use super::{Aligned, InstructionSet, is_rectified, round, signed_bias, stride};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -32,6 +33,9 @@ pub(super) struct Kernel {
     pixels: &'static [usize],
     /// Inputs that stand side by side in the packed weights of an output.
     group: usize,
+    /// Whether the last inputs, where they are not a whole group but more than one, are taken as the last `group` ones:
+    /// those that were in the group before have zeros for weights.
+    overlap: bool,
     /// Whether it multiplies inputs less 128, as signed bytes.
     signed: bool,
     /// Which output channel of a panel a lane holds: `(vectors, vector, lane)`.
@@ -43,11 +47,14 @@ pub(super) struct Kernel {
 
 /// A few pixels by one panel.
 pub(super) struct Tile {
-    /// Rows of `inputs` bytes, which is a multiple of four, `input_stride` apart.
+    /// For each pixel, `input_stride` bytes apart, `lines` runs of `inputs` bytes, `line_stride` apart. `inputs` is a
+    /// multiple of four, and of `group` where there is more than one line.
     input: *const u8,
     input_stride: usize,
+    lines: usize,
+    line_stride: usize,
     inputs: usize,
-    /// `[inputs / group, rounded up][vectors × lanes][group]`
+    /// `[lines][inputs / group, rounded up][vectors × lanes][group]`
     weights: *const i8,
     /// `[vectors × lanes]` in the panel's order, as are the multipliers.
     bias: *const i32,
@@ -64,15 +71,11 @@ enum Output {
     Quantized {
         to: *mut u8,
         zero_point: u8,
+        /// As [`is_rectified`] says.
+        rectified: bool,
     },
     /// Quantised, then added to what is there, and quantised again.
-    Added {
-        to: *mut u8,
-        zero_point: u8,
-        other: *const u8,
-        other_stride: usize,
-        addition: Addition,
-    },
+    Added { to: *mut u8, zero_point: u8, other: *const u8, other_stride: usize, addition: Addition },
     /// `sum × multiplier`
     Real(*mut f32),
 }
@@ -113,15 +116,20 @@ pub enum Target<'a> {
 
 /// A pointwise convolution, its weights packed for one instruction set.
 pub struct Pointwise {
+    /// Of each line.
     inputs: usize,
+    /// Bytes of a line that the kernel takes.
+    padded: usize,
+    lines: usize,
     outputs: usize,
     zero_point: u8,
+    rectified: bool,
     kernel: &'static Kernel,
     /// Vectors of each panel.
     panels: Vec<usize>,
-    weights: Vec<i8>,
-    bias: Vec<i32>,
-    multipliers: Vec<f32>,
+    weights: Aligned<i8>,
+    bias: Aligned<i32>,
+    multipliers: Aligned<f32>,
 }
 
 #[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))]
@@ -146,6 +154,19 @@ fn kernel(set: InstructionSet, weights: &[i8]) -> &'static Kernel {
     }
 }
 
+/// Bytes after a line of a window that may be read, though they count for nothing.
+pub const SLACK: usize = 16;
+
+/// Where a convolution with a window finds its inputs.
+pub struct Windows<'a> {
+    /// The lines of the picture that the windows cover, with what lies beside it.
+    pub lines: &'a [u8],
+    /// Bytes from one line to the next.
+    pub line_stride: usize,
+    /// Bytes from one window to the next.
+    pub step: usize,
+}
+
 impl Pointwise {
     /// `weights` `[outputs, inputs]`; `bias` `[outputs]` with the input's zero point folded in.
     pub fn new(
@@ -155,68 +176,94 @@ impl Pointwise {
         multipliers: &[f32],
         zero_point: u8,
     ) -> Self {
-        let (outputs, inputs) = (bias.len(), weights.len() / bias.len().max(1));
-        assert_eq!((weights.len(), multipliers.len()), (outputs * inputs, outputs));
-        Self::pack(kernel(set, weights), weights, bias, multipliers, zero_point)
+        Self::pack(kernel(set, weights), None, weights, bias, multipliers, zero_point)
     }
 
-    fn pack(
-        kernel: &'static Kernel,
+    /// The same for a window of so many lines: `weights` `[outputs, lines, inputs of a line]`.
+    pub fn with_window(
+        set: InstructionSet,
+        lines: usize,
         weights: &[i8],
         bias: &[i32],
         multipliers: &[f32],
         zero_point: u8,
     ) -> Self {
-        let (outputs, inputs) = (bias.len(), weights.len() / bias.len().max(1));
+        Self::pack(kernel(set, weights), Some(lines), weights, bias, multipliers, zero_point)
+    }
+
+    fn pack(
+        kernel: &'static Kernel,
+        window: Option<usize>,
+        weights: &[i8],
+        bias: &[i32],
+        multipliers: &[f32],
+        zero_point: u8,
+    ) -> Self {
+        let (outputs, lines) = (bias.len(), window.unwrap_or(1));
+        let inputs = weights.len() / (outputs * lines).max(1);
+        assert_eq!((weights.len(), multipliers.len()), (outputs * lines * inputs, outputs));
         let vectors = outputs.div_ceil(kernel.lanes);
         let count = vectors.div_ceil(kernel.vectors);
         let panels: Vec<usize> =
             (0..count).map(|n| (vectors * (n + 1)) / count - vectors * n / count).collect();
 
-        let groups = stride(inputs).div_ceil(kernel.group);
-        let width = vectors * kernel.lanes;
-        let mut packed = Self {
-            inputs,
-            outputs,
-            zero_point,
-            kernel,
-            weights: Vec::with_capacity(width * groups * kernel.group),
-            bias: Vec::with_capacity(width),
-            multipliers: Vec::with_capacity(width),
-            panels,
+        let padded = stride(inputs);
+        let padded = if window.is_some() { padded.next_multiple_of(kernel.group) } else { padded };
+        let groups = padded.div_ceil(kernel.group);
+        let overlap = if kernel.overlap && groups > 1 { groups * kernel.group - padded } else { 0 };
+        // Which input stands at a place of a group.
+        let input = |group: usize, n: usize| match group + 1 == groups {
+            true if n < overlap => None,
+            true => Some(group * kernel.group + n - overlap),
+            false => Some(group * kernel.group + n),
         };
+        let width = vectors * kernel.lanes;
+        let (mut packed_weights, mut packed_bias, mut packed_multipliers) = (
+            Vec::with_capacity(width * lines * groups * kernel.group),
+            Vec::with_capacity(width),
+            Vec::with_capacity(width),
+        );
         let mut first = 0;
-        for &vectors in &packed.panels {
+        for &vectors in &panels {
             let channel = |slot: usize| {
                 let channel = first + (kernel.order)(vectors, slot / kernel.lanes, slot % kernel.lanes);
                 (channel < outputs).then_some(channel)
             };
             let slots = 0..vectors * kernel.lanes;
-            for group in 0..groups {
+            for (line, group) in (0..lines).flat_map(|line| (0..groups).map(move |group| (line, group))) {
                 for slot in slots.clone() {
-                    let weight = |input: usize| match channel(slot) {
-                        Some(channel) if input < inputs => weights[channel * inputs + input],
+                    let weight = |n: usize| match (channel(slot), input(group, n)) {
+                        (Some(channel), Some(input)) if input < inputs => {
+                            weights[(channel * lines + line) * inputs + input]
+                        }
                         _ => 0,
                     };
-                    packed.weights.extend((0..kernel.group).map(|n| weight(group * kernel.group + n)));
+                    packed_weights.extend((0..kernel.group).map(weight));
                 }
             }
-            packed.bias.extend(slots.clone().map(|slot| {
+            packed_bias.extend(slots.clone().map(|slot| {
                 channel(slot).map_or(0, |channel| {
-                    let weights = &weights[channel * inputs..][..inputs];
+                    let weights = &weights[channel * lines * inputs..][..lines * inputs];
                     if kernel.signed { signed_bias(bias[channel], weights) } else { bias[channel] }
                 })
             }));
-            packed
-                .multipliers
+            packed_multipliers
                 .extend(slots.map(|slot| channel(slot).map_or(0.0, |channel| multipliers[channel])));
             first += vectors * kernel.lanes;
         }
-        packed
-    }
-
-    pub fn inputs(&self) -> usize {
-        self.inputs
+        Self {
+            inputs,
+            padded,
+            lines,
+            outputs,
+            zero_point,
+            rectified: is_rectified(zero_point, weights, bias, multipliers),
+            kernel,
+            panels,
+            weights: packed_weights.into(),
+            bias: packed_bias.into(),
+            multipliers: packed_multipliers.into(),
+        }
     }
 
     pub fn outputs(&self) -> usize {
@@ -226,18 +273,28 @@ impl Pointwise {
     /// `input` `[pixels, inputs]`, a pixel every [`stride`] bytes.
     ///
     /// # Panics
-    /// When a buffer is too small for so many pixels.
-    pub fn run(&self, input: &[u8], pixels: usize, mut target: Target) {
+    /// When a buffer is too small for so many pixels, or the convolution has a window.
+    pub fn run(&self, input: &[u8], pixels: usize, target: Target) {
+        let windows = Windows { lines: input, line_stride: 0, step: stride(self.inputs) };
+        self.run_windows(&windows, pixels, target);
+    }
+
+    /// A row of `pixels` windows.
+    ///
+    /// # Panics
+    /// When a buffer is too small for so many pixels, and [`SLACK`] bytes after the last window.
+    pub fn run_windows(&self, windows: &Windows, pixels: usize, mut target: Target) {
         if pixels == 0 {
             return;
         }
-        let input_stride = stride(self.inputs);
+        let &Windows { lines: input, line_stride, step: input_stride } = windows;
         let quantized = pixels * stride(self.outputs);
-        assert!(input.len() >= pixels * input_stride);
+        assert!(input.len() >= (self.lines - 1) * line_stride + (pixels - 1) * input_stride + self.padded);
         let (output, output_stride) = match &mut target {
             Target::Quantized(to) => {
                 assert!(to.len() >= quantized);
-                (Output::Quantized { to: to.as_mut_ptr(), zero_point: self.zero_point }, stride(self.outputs))
+                let Self { zero_point, rectified, .. } = *self;
+                (Output::Quantized { to: to.as_mut_ptr(), zero_point, rectified }, stride(self.outputs))
             }
             Target::Added { to, other, addition } => {
                 assert!(to.len() >= quantized && other.len() >= quantized);
@@ -255,7 +312,7 @@ impl Pointwise {
                 (Output::Real(to.as_mut_ptr()), self.outputs)
             }
         };
-        let packed_inputs = input_stride.next_multiple_of(self.kernel.group);
+        let packed_inputs = self.lines * self.padded.next_multiple_of(self.kernel.group);
         let mut slot = 0;
         for &vectors in &self.panels {
             let width = vectors * self.kernel.lanes;
@@ -269,7 +326,9 @@ impl Pointwise {
                     Tile {
                         input: input.as_ptr().add(first * input_stride),
                         input_stride,
-                        inputs: input_stride,
+                        lines: self.lines,
+                        line_stride,
+                        inputs: self.padded,
                         weights: self.weights.as_ptr().add(slot * packed_inputs),
                         bias: self.bias.as_ptr().add(slot),
                         multipliers: self.multipliers.as_ptr().add(slot),
@@ -295,7 +354,9 @@ impl Output {
         // SAFETY: as the caller promises.
         unsafe {
             match self {
-                Self::Quantized { to, zero_point } => Self::Quantized { to: to.add(offset), zero_point },
+                Self::Quantized { to, zero_point, rectified } => {
+                    Self::Quantized { to: to.add(offset), zero_point, rectified }
+                }
                 Self::Added { to, zero_point, other, other_stride, addition } => Self::Added {
                     to: to.add(offset),
                     zero_point,

@@ -16,6 +16,7 @@ pub(super) static FULL_RANGE: Kernel = Kernel {
     vectors: 1,
     pixels: &[2],
     group: 16,
+    overlap: true,
     signed: true,
     order: |_, _, lane| lane,
     run: run::<true>,
@@ -39,21 +40,28 @@ unsafe fn product<const PIXELS: usize, const FULL_RANGE: bool>(tile: &Tile) {
         let mut sums = [[vdupq_n_s32(0); 8]; PIXELS];
         let mut weights = tile.weights;
         let whole = tile.inputs / 16 * 16;
-        for input in (0..whole).step_by(16) {
-            let values = std::array::from_fn(|pixel| {
-                signed(vld1q_u8(tile.input.add(pixel * tile.input_stride + input)))
-            });
-            multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
-            weights = weights.add(8 * 16);
-        }
-        if whole < tile.inputs {
-            let values = std::array::from_fn(|pixel| {
-                let mut rest = [0; 16];
-                let from = tile.input.add(pixel * tile.input_stride + whole);
-                rest.as_mut_ptr().copy_from_nonoverlapping(from, tile.inputs - whole);
-                signed(vld1q_u8(rest.as_ptr()))
-            });
-            multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
+        for line in 0..tile.lines {
+            let line = tile.input.add(line * tile.line_stride);
+            for input in (0..whole).step_by(16) {
+                let values = std::array::from_fn(|pixel| {
+                    signed(vld1q_u8(line.add(pixel * tile.input_stride + input)))
+                });
+                multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
+                weights = weights.add(8 * 16);
+            }
+            if whole < tile.inputs {
+                let values = std::array::from_fn(|pixel| {
+                    let row = line.add(pixel * tile.input_stride);
+                    if tile.inputs >= 16 {
+                        return signed(vld1q_u8(row.add(tile.inputs - 16)));
+                    }
+                    let mut few = [0; 16];
+                    few.as_mut_ptr().copy_from_nonoverlapping(row, tile.inputs);
+                    signed(vld1q_u8(few.as_ptr()))
+                });
+                multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
+                weights = weights.add(8 * 16);
+            }
         }
         let bias = [vld1q_s32(tile.bias), vld1q_s32(tile.bias.add(4))];
         let mut totals = [[bias]; PIXELS];
@@ -178,7 +186,7 @@ pub(super) unsafe fn finish<const PIXELS: usize, const PAIRS: usize>(
             let multipliers = [vld1q_f32(multipliers), vld1q_f32(multipliers.add(4))];
             let at = |pixel: usize| pixel * tile.output_stride + 8 * pair;
             match tile.output {
-                Output::Quantized { to, zero_point } => {
+                Output::Quantized { to, zero_point, .. } => {
                     for pixel in 0..PIXELS {
                         let whole = scaled(sums[pixel][pair], multipliers);
                         store(to.add(at(pixel)), pack(whole, zero_point), channels);

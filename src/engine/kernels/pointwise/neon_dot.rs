@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     vectors: 2,
     pixels: &[8, 5],
     group: 4,
+    overlap: false,
     signed: true,
     order: |_, vector, lane| 8 * vector + lane,
     run,
@@ -43,23 +44,26 @@ unsafe fn product<const PIXELS: usize, const PAIRS: usize>(tile: &Tile) {
         let mut sums = [bias; PIXELS];
         let mut weights = tile.weights;
         let whole = tile.inputs / 16 * 16;
-        for input in (0..whole).step_by(16) {
-            let values: [int8x16_t; PIXELS] = std::array::from_fn(|pixel| {
-                signed(vld1q_u8(tile.input.add(pixel * tile.input_stride + input)))
-            });
-            multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
-            multiply::<1, PIXELS, PAIRS>(&mut sums, values, weights.add(32 * PAIRS));
-            multiply::<2, PIXELS, PAIRS>(&mut sums, values, weights.add(64 * PAIRS));
-            multiply::<3, PIXELS, PAIRS>(&mut sums, values, weights.add(96 * PAIRS));
-            weights = weights.add(128 * PAIRS);
-        }
-        for input in (whole..tile.inputs).step_by(4) {
-            let values = std::array::from_fn(|pixel| {
-                let four = tile.input.add(pixel * tile.input_stride + input).cast::<u32>().read_unaligned();
-                signed(vreinterpretq_u8_u32(vdupq_n_u32(four)))
-            });
-            multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
-            weights = weights.add(32 * PAIRS);
+        for line in 0..tile.lines {
+            let line = tile.input.add(line * tile.line_stride);
+            for input in (0..whole).step_by(16) {
+                let values: [int8x16_t; PIXELS] = std::array::from_fn(|pixel| {
+                    signed(vld1q_u8(line.add(pixel * tile.input_stride + input)))
+                });
+                multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
+                multiply::<1, PIXELS, PAIRS>(&mut sums, values, weights.add(32 * PAIRS));
+                multiply::<2, PIXELS, PAIRS>(&mut sums, values, weights.add(64 * PAIRS));
+                multiply::<3, PIXELS, PAIRS>(&mut sums, values, weights.add(96 * PAIRS));
+                weights = weights.add(128 * PAIRS);
+            }
+            for input in (whole..tile.inputs).step_by(4) {
+                let values = std::array::from_fn(|pixel| {
+                    let four = line.add(pixel * tile.input_stride + input).cast::<u32>().read_unaligned();
+                    signed(vreinterpretq_u8_u32(vdupq_n_u32(four)))
+                });
+                multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
+                weights = weights.add(32 * PAIRS);
+            }
         }
         // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
         let mut stored = [bias; PIXELS];

@@ -9,6 +9,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     vectors: 2,
     pixels: &[10, 6],
     group: 8,
+    overlap: true,
     signed: false,
     order: |_, vector, lane| 8 * vector + lane,
     run,
@@ -39,21 +40,27 @@ unsafe fn product<const PIXELS: usize, const COUPLES: usize, const PAIRS: usize>
     unsafe {
         let mut sums = [[[vdupq_n_s32(0); 4]; PAIRS]; COUPLES];
         let mut weights = tile.weights;
-        let row = |pixel: usize| tile.input.add(pixel.min(PIXELS - 1) * tile.input_stride);
         let whole = tile.inputs / 8 * 8;
-        for input in (0..whole).step_by(8) {
-            let values = std::array::from_fn(|couple| {
-                vcombine_u8(vld1_u8(row(2 * couple).add(input)), vld1_u8(row(2 * couple + 1).add(input)))
-            });
-            multiply(&mut sums, values, weights);
-            weights = weights.add(64 * PAIRS);
-        }
-        if whole < tile.inputs {
-            let four = |pixel| u64::from(row(pixel).add(whole).cast::<u32>().read_unaligned());
-            let values = std::array::from_fn(|couple| {
-                vcombine_u8(vcreate_u8(four(2 * couple)), vcreate_u8(four(2 * couple + 1)))
-            });
-            multiply(&mut sums, values, weights);
+        for line in 0..tile.lines {
+            let line = tile.input.add(line * tile.line_stride);
+            let row = |pixel: usize| line.add(pixel.min(PIXELS - 1) * tile.input_stride);
+            for input in (0..whole).step_by(8) {
+                let values = std::array::from_fn(|couple| {
+                    vcombine_u8(vld1_u8(row(2 * couple).add(input)), vld1_u8(row(2 * couple + 1).add(input)))
+                });
+                multiply(&mut sums, values, weights);
+                weights = weights.add(64 * PAIRS);
+            }
+            if whole < tile.inputs {
+                let rest = |pixel| match tile.inputs {
+                    4 => vcreate_u8(u64::from(row(pixel).cast::<u32>().read_unaligned())),
+                    inputs => vld1_u8(row(pixel).add(inputs - 8)),
+                };
+                let values =
+                    std::array::from_fn(|couple| vcombine_u8(rest(2 * couple), rest(2 * couple + 1)));
+                multiply(&mut sums, values, weights);
+                weights = weights.add(64 * PAIRS);
+            }
         }
         let bias: [[int32x4_t; 2]; PAIRS] = std::array::from_fn(|pair| {
             [vld1q_s32(tile.bias.add(8 * pair)), vld1q_s32(tile.bias.add(8 * pair + 4))]

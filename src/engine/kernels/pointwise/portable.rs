@@ -2,8 +2,16 @@
 
 use super::{super::requantize, Kernel, Output, Tile};
 
-pub(super) static KERNEL: Kernel =
-    Kernel { lanes: LANES, vectors: 1, pixels: &[1], group: 1, signed: false, order: |_, _, lane| lane, run };
+pub(super) static KERNEL: Kernel = Kernel {
+    lanes: LANES,
+    vectors: 1,
+    pixels: &[1],
+    group: 1,
+    overlap: false,
+    signed: false,
+    order: |_, _, lane| lane,
+    run,
+};
 
 const LANES: usize = 16;
 
@@ -13,16 +21,18 @@ unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
         (
             std::slice::from_raw_parts(tile.bias, LANES),
             std::slice::from_raw_parts(tile.multipliers, LANES),
-            std::slice::from_raw_parts(tile.weights, tile.inputs * LANES),
+            std::slice::from_raw_parts(tile.weights, tile.lines * tile.inputs * LANES),
         )
     };
     for pixel in 0..pixels {
-        // SAFETY: as above.
-        let input =
-            unsafe { std::slice::from_raw_parts(tile.input.add(pixel * tile.input_stride), tile.inputs) };
         let mut sums = [0; LANES];
-        for (&input, weights) in input.iter().zip(weights.as_chunks::<LANES>().0) {
-            sums = std::array::from_fn(|lane| sums[lane] + i32::from(input) * i32::from(weights[lane]));
+        for (line, weights) in weights.chunks_exact(tile.inputs * LANES).enumerate() {
+            let offset = pixel * tile.input_stride + line * tile.line_stride;
+            // SAFETY: as above.
+            let input = unsafe { std::slice::from_raw_parts(tile.input.add(offset), tile.inputs) };
+            for (&input, weights) in input.iter().zip(weights.as_chunks::<LANES>().0) {
+                sums = std::array::from_fn(|lane| sums[lane] + i32::from(input) * i32::from(weights[lane]));
+            }
         }
         for channel in 0..tile.channels {
             let (sum, multiplier, offset) =
@@ -30,7 +40,7 @@ unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
             // SAFETY: as above.
             unsafe {
                 match tile.output {
-                    Output::Quantized { to, zero_point } => {
+                    Output::Quantized { to, zero_point, .. } => {
                         *to.add(offset) =
                             (requantize(sum, multiplier, zero_point) + i32::from(zero_point)) as u8;
                     }

@@ -7,7 +7,10 @@ use super::*;
 
 #[derive(Debug, Clone)]
 struct Case {
+    /// Of each line.
     inputs: usize,
+    /// Number of lines and the step of a window.
+    window: Option<(usize, usize)>,
     outputs: usize,
     pixels: usize,
     values: Values,
@@ -36,9 +39,11 @@ fn kind() -> impl Strategy<Value = Kind> {
 
 fn case() -> impl Strategy<Value = Case> {
     let sizes = (1..300usize, 1..150usize, prop_oneof![Just(1), 1..40usize]);
-    (sizes, values(), zero_point(), kind(), any::<u64>()).prop_map(
-        |((inputs, outputs, pixels), values, zero_point, kind, seed)| Case {
-            inputs,
+    let window = prop_oneof![2 => Just(None), 1 => (1..5usize, 1..50usize).prop_map(Some)];
+    (sizes, window, values(), zero_point(), kind(), any::<u64>()).prop_map(
+        |((inputs, outputs, pixels), window, values, zero_point, kind, seed)| Case {
+            inputs: if window.is_some() { 1 + inputs % 60 } else { inputs },
+            window,
             outputs,
             pixels,
             values,
@@ -58,14 +63,33 @@ struct Numbers {
 }
 
 impl Case {
+    fn lines(&self) -> usize {
+        self.window.map_or(1, |(lines, _)| lines)
+    }
+
+    /// Bytes from one pixel's inputs to the next.
+    fn step(&self) -> usize {
+        self.window.map_or(stride(self.inputs), |(_, step)| step)
+    }
+
+    /// Bytes of a line.
+    fn line(&self) -> usize {
+        match self.window {
+            None => self.pixels * stride(self.inputs),
+            Some((_, step)) => (self.pixels - 1) * step + self.inputs,
+        }
+    }
+
     fn numbers(&self) -> Numbers {
         let mut random = Random::new(self.seed);
+        let inputs = self.lines() * self.inputs;
+        let slack = if self.window.is_some() { SLACK } else { 0 };
         Numbers {
-            input: random.inputs(self.pixels * stride(self.inputs), self.values),
+            input: random.inputs(self.lines() * self.line() + slack, self.values),
             other: random.inputs(self.pixels * stride(self.outputs), self.values),
-            weights: random.weights(self.outputs * self.inputs, self.values),
+            weights: random.weights(self.outputs * inputs, self.values),
             bias: random.vec(self.outputs, |n| n as i16 as i32),
-            multipliers: random.multipliers(self.outputs, self.inputs),
+            multipliers: random.multipliers(self.outputs, inputs),
         }
     }
 
@@ -75,9 +99,10 @@ impl Case {
             (real.round_ties_even() as i64 + i64::from(zero_point)).clamp(0, 255) as u8
         };
         let value = |pixel: usize, output: usize| {
-            let products = (0..self.inputs).map(|n| {
-                i64::from(numbers.input[pixel * stride(self.inputs) + n])
-                    * i64::from(numbers.weights[output * self.inputs + n])
+            let products = (0..self.lines() * self.inputs).map(|n| {
+                let (line, at) = (n / self.inputs, n % self.inputs);
+                i64::from(numbers.input[line * self.line() + pixel * self.step() + at])
+                    * i64::from(numbers.weights[output * self.lines() * self.inputs + n])
             });
             let sum = i64::from(numbers.bias[output]) + products.sum::<i64>();
             let real = sum as f32 * numbers.multipliers[output];
@@ -97,8 +122,14 @@ impl Case {
 
     fn computed(&self, numbers: &Numbers, kernel: &'static Kernel, edge: Edge) -> Vec<u32> {
         let Numbers { input, other, weights, bias, multipliers } = numbers;
-        let mut packed =
-            ManuallyDrop::new(Pointwise::pack(kernel, weights, bias, multipliers, self.zero_point));
+        let mut packed = ManuallyDrop::new(Pointwise::pack(
+            kernel,
+            self.window.map(|(lines, _)| lines),
+            weights,
+            bias,
+            multipliers,
+            self.zero_point,
+        ));
         // SAFETY: `packed` is never dropped, and goes out of use before these.
         let _guards = unsafe {
             (
@@ -115,7 +146,13 @@ impl Case {
             Kind::Added(addition) => Target::Added { to: &mut bytes, other: &other, addition },
             Kind::Real => Target::Real(&mut reals),
         };
-        packed.run(&input, self.pixels, target);
+        match self.window {
+            None => packed.run(&input, self.pixels, target),
+            Some((_, step)) => {
+                let windows = Windows { lines: &input, line_stride: self.line(), step };
+                packed.run_windows(&windows, self.pixels, target);
+            }
+        }
         if let Kind::Real = self.kind {
             return reals.iter().map(|real| real.to_bits()).collect();
         }

@@ -7,13 +7,18 @@ use std::{
 };
 
 use mien::{
-    classify, detect,
+    classify::{self, Classifier},
+    detect::{self, Detector},
     engine::{EngineKind, InputShape, Network, Output, kernels::InstructionSet},
     models::Model,
 };
 use serde::Serialize;
 
 use super::Outcome;
+
+mod frames;
+
+use frames::Frames;
 
 /// Time the networks on this machine, with every engine that it can run
 ///
@@ -36,6 +41,9 @@ pub struct Args {
     /// Time only the work whose name begins so
     #[arg(long, value_name = "NAME", conflicts_with = "pick")]
     work: Option<String>,
+    /// Time each step of whole frames as well, of a recording as mien run takes it, on one thread
+    #[arg(long, value_name = "SOURCE", conflicts_with = "pick")]
+    frames: Option<String>,
     /// Only print the name of the fastest engine that is right: what `--engine` should be here
     #[arg(long)]
     pick: bool,
@@ -63,6 +71,7 @@ struct Report {
     schema: u32,
     cpu: String,
     work: Vec<Work>,
+    frames: Option<Frames>,
     /// The engine to choose with `--engine`, if there was a choice.
     pick: Option<EngineKind>,
 }
@@ -87,6 +96,9 @@ struct Timing {
     right: bool,
 }
 
+/// Timed frames of a recording.
+const FRAMES: usize = 300;
+
 /// The networks' outputs are logits and offsets of a few units; rounding in int8 moves them by less than this.
 const TOLERANCE: f32 = 1.5;
 
@@ -109,6 +121,13 @@ impl Report {
             .filter(|(name, ..)| wanted(name))
             .map(|(name, network, input)| Work::new(name, network, input, args))
             .collect::<Result<Vec<_>, _>>()?;
+        let frames = args.frames.as_deref().map(|source| {
+            let engine = args.engine.unwrap_or_default();
+            let detector = Detector::new(&face, engine, h.max(w) as u32, None)?;
+            let classifier = Classifier::new(&attributes, engine)?;
+            Frames::new(source, FRAMES, detector, classifier)
+        });
+        let frames = frames.transpose()?;
         let total = |engine: EngineKind| -> Option<f64> {
             work.iter()
                 .map(|work| {
@@ -120,7 +139,7 @@ impl Report {
         let faster = total(EngineKind::Int8).zip(total(EngineKind::Tract)).is_some_and(|(a, b)| a <= b);
         let fastest = if faster { EngineKind::Int8 } else { EngineKind::Tract };
         let pick = (args.engine.is_none() && args.work.is_none()).then_some(fastest);
-        Ok(Self { schema: 1, cpu: cpu(), work, pick })
+        Ok(Self { schema: 1, cpu: cpu(), work, frames, pick })
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
@@ -143,6 +162,9 @@ impl Report {
                     timing.median_ms, timing.p95_ms
                 )?;
             }
+        }
+        if let Some(frames) = &self.frames {
+            frames.write(out)?;
         }
         writeln!(out)?;
         match self.pick {
