@@ -148,12 +148,12 @@ pub struct Request {
     pub fps: Option<u32>,
 }
 
-/// What a camera does not offer. Displays as `--size 800x600: the camera does not offer it; it offers …`.
+/// What a camera does not offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The flag and its value.
-    pub flag: String,
-    /// What the camera offers in its place.
+    /// The flags, with their values, that no format of the camera meets together.
+    pub flags: String,
+    /// All that the camera offers.
     pub offers: String,
 }
 
@@ -172,27 +172,25 @@ impl Request {
     /// # Errors
     /// What cannot be met, with what there is instead.
     pub fn choose(&self, formats: &[Format]) -> Result<Vec<Format>, Refusal> {
-        let refuse = |flag: String, offers: String| Err(Refusal { flag, offers });
         let mut fitting = formats.to_vec();
-        if let Some(encoding) = self.encoding {
-            fitting.retain(|format| format.encoding == encoding);
-            if fitting.is_empty() {
-                return refuse(format!("--format {}", encoding.name().to_lowercase()), summary(formats));
+        let mut asked = Vec::new();
+        let mut keep = |flag: String, fits: &dyn Fn(&Format) -> bool| {
+            asked.push(flag);
+            fitting.retain(|format| fits(format));
+            match fitting.is_empty() {
+                true => Err(Refusal { flags: asked.join(" "), offers: summary(formats) }),
+                false => Ok(()),
             }
+        };
+        if let Some(encoding) = self.encoding {
+            let flag = format!("--format {}", encoding.name().to_lowercase());
+            keep(flag, &|format| format.encoding == encoding)?;
         }
         if let Some(size) = self.size {
-            let all = std::mem::take(&mut fitting);
-            fitting.extend(all.iter().filter(|format| format.size() == size));
-            if fitting.is_empty() {
-                return refuse(format!("--size {}x{}", size.0, size.1), summary(&all));
-            }
+            keep(format!("--size {}x{}", size.0, size.1), &|format| format.size() == size)?;
         }
         if let Some(fps) = self.fps {
-            let all = std::mem::take(&mut fitting);
-            fitting.extend(all.iter().filter(|format| format.rate.is_some_and(|rate| rate.is(fps))));
-            if fitting.is_empty() {
-                return refuse(format!("--fps {fps}"), summary(&all));
-            }
+            keep(format!("--fps {fps}"), &|format| format.rate.is_some_and(|rate| rate.is(fps)))?;
         }
         let ((width, height), fps) = (self.wanted_size(), self.wanted_fps());
         fitting.sort_by_key(|format| {
@@ -303,15 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_and_missing_is_refused_with_what_there_is() {
+    fn what_is_asked_for_and_missing_is_refused_with_all_that_there_is() {
         let refusal = refused(Request { size: Some((800, 600)), encoding: Some(Yuyv), fps: None });
-        assert_eq!(refusal.flag, "--size 800x600");
-        assert_eq!(refusal.offers, "YUYV 640x480 at 30 fps; YUYV 1280x720 at 30, 10 fps");
-        let refusal = refused(Request { size: Some((1280, 720)), encoding: Some(Mjpg), fps: Some(60) });
-        assert_eq!((refusal.flag.as_str(), refusal.offers.as_str()), ("--fps 60", "MJPG 1280x720 at 30 fps"));
-        let refusal = refused(Request { encoding: Some(Nv12), ..Request::default() });
-        assert_eq!(refusal.flag, "--format nv12");
-        assert!(refusal.offers.starts_with("MJPG 320x180 at 1 fps; MJPG 640x480 at 30, 15 fps"));
+        assert_eq!(refusal.flags, "--format yuyv --size 800x600");
+        assert_eq!(
+            refusal.offers,
+            "MJPG 320x180 at 1 fps; MJPG 640x480 at 30, 15 fps; MJPG 1280x720 at 30 fps; YUYV 640x480 at 30 fps; \
+             YUYV 1280x720 at 30, 10 fps"
+        );
+        let fast = Request { fps: Some(60), ..Request::default() };
+        assert_eq!(refused(fast).flags, "--fps 60");
+        let fast = Request { size: Some((1280, 720)), encoding: Some(Mjpg), ..fast };
+        assert_eq!(refused(fast).flags, "--format mjpg --size 1280x720 --fps 60");
+        assert_eq!(refused(Request { encoding: Some(Nv12), ..Request::default() }).flags, "--format nv12");
     }
 
     #[test]

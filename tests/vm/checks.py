@@ -205,7 +205,7 @@ def every_encoding_shows_the_person(machine):
         ("NV12", "wrong-640x480.nv12", "wrong"),
         ("RGB3", "none-640x480.rgb3", "none"),
         ("BGR3", "wrong-640x480.bgr3", "wrong"),
-        ("GREY", "worn-640x480.grey", "worn"),
+        ("GREY", "none-640x480.grey", "none"),
     ]:
         feed = loopback(machine, encoding, name)
         code, events, log = mien(machine, "--frames", 3)
@@ -253,8 +253,8 @@ def only_the_newest_after_a_pause(machine):
     program.stop()
     left = [event["faces"][0]["box"][0] < 245 for event in events]
     assert left[0] and not left[-1], f"the person has not moved: {events}"
-    # The picture that was being looked at during the stop may come out late.
-    assert sum(left) <= 2, f"pictures from before the pause were shown after it: {events}"
+    # Two may come out late: the picture that was being looked at, and the one that waited for its turn.
+    assert sum(left) <= 1 + 2, f"pictures from before the pause were shown after it: {events}"
     times = [event["time"] for event in events]
     gap = max(later - earlier for earlier, later in zip(times, times[1:]))
     assert gap >= 3.5, f"a picture taken during the pause was shown (times of capture: {times})"

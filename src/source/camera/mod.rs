@@ -122,7 +122,7 @@ fn known() -> String {
 
 fn refused(device: &Device, refusal: Refusal) -> SourceError {
     let reason = format!("{device} does not offer it");
-    SourceError::new(refusal.flag, reason, format!("it offers {}", refusal.offers))
+    SourceError::new(refusal.flags, reason, format!("it offers {}", refusal.offers))
 }
 
 /// The picture in `bytes`, which may have more behind it. Raw pictures have no padding between their rows.
