@@ -1,5 +1,7 @@
 //! Boxes, landmarks, IoU, non-maximum suppression, and the face crop shared with `train`.
 
+use std::cell::RefCell;
+
 use fast_image_resize as fir;
 
 use crate::frame::Picture;
@@ -107,6 +109,11 @@ pub fn crop(picture: &Picture, square: &Rect, size: u32) -> Picture {
     resample(&padded, &square.shifted(-x0 as f32, -y0 as f32), size, size)
 }
 
+thread_local! {
+    /// Keeps its memory between two passes, so that it is not cleared each time.
+    static RESIZER: RefCell<fir::Resizer> = RefCell::default();
+}
+
 /// Resamples a part of a picture, which must lie within it, to `width` × `height`.
 pub fn resample(picture: &Picture, part: &Rect, width: u32, height: u32) -> Picture {
     let mut out = Picture::new(width, height);
@@ -122,7 +129,9 @@ pub fn resample(picture: &Picture, part: &Rect, width: u32, height: u32) -> Pict
                 let mut target =
                     fir::images::Image::from_slice_u8(width, height, &mut out, fir::PixelType::U8x3)
                         .map_err(|e| e.to_string())?;
-                fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| e.to_string())
+                RESIZER
+                    .with_borrow_mut(|resizer| resizer.resize(&source, &mut target, &options))
+                    .map_err(|e| e.to_string())
             });
     // Cannot fail: the buffers have their pictures' sizes and the part was clamped to the picture.
     if let Err(error) = resized {

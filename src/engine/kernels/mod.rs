@@ -172,8 +172,8 @@ pub(super) fn requantize(sum: i32, multiplier: f32, zero_point: u8) -> i32 {
 
 /// Bits of 2²³ as f32. Added to a whole number from 0 up to 2²³, they make the bits of 2²³ plus that number: a sum that
 /// starts so needs no conversion, and `sum × multiplier` is one fused multiply-add, `f × multiplier − 2²³ × multiplier`,
-/// whose second product is exact. Numbers below zero come out as numbers below zero, though not the right ones.
-#[cfg(target_arch = "x86_64")]
+/// whose second product is exact. Numbers below zero come out as numbers below zero, though not the right ones, as long
+/// as the bits don't go below zero.
 const FLOAT_SUMS: i32 = 0x4B00_0000;
 
 /// Whether sums may start at [`FLOAT_SUMS`]: what is below zero becomes 0, nothing reaches 2²³. `weights` are those of
@@ -185,7 +185,7 @@ fn is_rectified(zero_point: u8, weights: &[i8], bias: &[i32], multipliers: &[f32
             weights.iter().map(|&weight| (sign * i64::from(weight)).max(0) * 255).sum()
         };
         let bias = i64::from(bias);
-        bias + reach(1) < 1 << 23 && bias - reach(-1) > -(1 << 30)
+        bias + reach(1) < 1 << 23 && bias - reach(-1) > -i64::from(FLOAT_SUMS)
     };
     zero_point == 0
         && multipliers.iter().all(|multiplier| (0.0..1e6).contains(multiplier))

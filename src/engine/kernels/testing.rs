@@ -40,6 +40,13 @@ impl Random {
         })
     }
 
+    /// Small ones, and now and then that of a channel which is dead: far below zero.
+    pub fn biases(&mut self, length: usize) -> Vec<i32> {
+        self.vec(length, |n| {
+            if n % 32 == 0 { i32::from((n >> 8) as u16) - (1 << 30) - (1 << 16) } else { n as i16 as i32 }
+        })
+    }
+
     /// Multipliers that spread sums of so many products over a few hundred steps, more or less.
     pub fn multipliers(&mut self, length: usize, products: usize) -> Vec<f32> {
         let usual = 1.0 / (40.0 * (products as f32).sqrt());

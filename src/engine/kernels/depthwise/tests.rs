@@ -59,7 +59,7 @@ impl Case {
         Numbers {
             input: random.inputs(self.size[0] * self.size[1] * stride(self.channels), self.values),
             weights: random.weights(self.channels * taps, self.values),
-            bias: random.vec(self.channels, |n| n as i16 as i32),
+            bias: random.biases(self.channels),
             multipliers: random.multipliers(self.channels, taps),
         }
     }

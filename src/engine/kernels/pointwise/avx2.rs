@@ -5,7 +5,7 @@
 
 use std::{arch::x86_64::*, mem::MaybeUninit};
 
-use super::{Kernel, Output, Tile};
+use super::{Kernel, Output, Tile, Tiles};
 
 pub(super) static KERNEL: Kernel = Kernel {
     lanes: 8,
@@ -21,12 +21,14 @@ pub(super) static KERNEL: Kernel = Kernel {
 /// Inputs that are widened at a time.
 const CHUNK: usize = 512;
 
-unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
+unsafe fn run(tiles: &Tiles, pixels: usize, vectors: usize) {
     macro_rules! dispatch {
         ($($vectors:literal: $($pixels:literal)*;)*) => {
             match (vectors, pixels) {
-                // SAFETY: the caller promises the instruction set and the tile's pointers.
-                $($(($vectors, $pixels) => unsafe { product::<$pixels, $vectors>(tile) },)*)*
+                // SAFETY: the caller promises the instruction set and the tiles' pointers.
+                $($(($vectors, $pixels) => {
+                    tiles.for_each($pixels, |tile| unsafe { product::<$pixels, $vectors>(tile) })
+                })*)*
                 _ => unreachable!("no tile has {pixels} pixels by {vectors} vectors"),
             }
         };

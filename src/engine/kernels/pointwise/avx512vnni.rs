@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{super::FLOAT_SUMS, Kernel, Output, Tile};
+use super::{super::FLOAT_SUMS, Kernel, Output, Tile, Tiles};
 
 pub(super) static KERNEL: Kernel = Kernel {
     lanes: 16,
@@ -20,12 +20,14 @@ fn order(vectors: usize, vector: usize, lane: usize) -> usize {
     4 * (vectors * (lane / 4) + vector) + lane % 4
 }
 
-unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
+unsafe fn run(tiles: &Tiles, pixels: usize, vectors: usize) {
     macro_rules! dispatch {
         ($($vectors:literal: $($pixels:literal)*;)*) => {
             match (vectors, pixels) {
-                // SAFETY: the caller promises the instruction set and the tile's pointers.
-                $($(($vectors, $pixels) => unsafe { product::<$pixels, $vectors>(tile) },)*)*
+                // SAFETY: the caller promises the instruction set and the tiles' pointers.
+                $($(($vectors, $pixels) => {
+                    tiles.for_each($pixels, |tile| unsafe { product::<$pixels, $vectors>(tile) })
+                })*)*
                 _ => unreachable!("no tile has {pixels} pixels by {vectors} vectors"),
             }
         };

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Tile, avx2::finish};
+use super::{Kernel, Tile, Tiles, avx2::finish};
 
 macro_rules! kernel {
     ($kernel:ident, $run:ident, $product:ident, $features:literal, $dot:ident, $($vectors:literal: $($pixels:literal)*;)*) => {
@@ -16,10 +16,12 @@ macro_rules! kernel {
             run: $run,
         };
 
-        unsafe fn $run(tile: &Tile, pixels: usize, vectors: usize) {
+        unsafe fn $run(tiles: &Tiles, pixels: usize, vectors: usize) {
             match (vectors, pixels) {
-                // SAFETY: the caller promises the instruction set and the tile's pointers.
-                $($(($vectors, $pixels) => unsafe { $product::<$pixels, $vectors>(tile) },)*)*
+                // SAFETY: the caller promises the instruction set and the tiles' pointers.
+                $($(($vectors, $pixels) => {
+                    tiles.for_each($pixels, |tile| unsafe { $product::<$pixels, $vectors>(tile) })
+                })*)*
                 _ => unreachable!("no tile has {pixels} pixels by {vectors} vectors"),
             }
         }

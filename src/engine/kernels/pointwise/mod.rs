@@ -40,12 +40,21 @@ pub(super) struct Kernel {
     signed: bool,
     /// Which output channel of a panel a lane holds: `(vectors, vector, lane)`.
     order: fn(usize, usize, usize) -> usize,
+    /// Computes `(tiles, pixels of each, vectors)`.
+    ///
     /// # Safety
-    /// The CPU has the instruction set, and the pointers of the tile reach as far as its fields say.
-    run: unsafe fn(&Tile, usize, usize),
+    /// The CPU has the instruction set, and the pointers of the tiles reach as far as their fields say.
+    run: unsafe fn(&Tiles, usize, usize),
+}
+
+/// Tiles of equally many pixels one after the other, by one panel.
+pub(super) struct Tiles {
+    count: usize,
+    first: Tile,
 }
 
 /// A few pixels by one panel.
+#[derive(Clone, Copy)]
 pub(super) struct Tile {
     /// For each pixel, `input_stride` bytes apart, `lines` runs of `inputs` bytes, `line_stride` apart. `inputs` is a
     /// multiple of four, and of `group` where there is more than one line.
@@ -63,6 +72,27 @@ pub(super) struct Tile {
     channels: usize,
     output: Output,
     output_stride: usize,
+}
+
+impl Tiles {
+    /// Calls `compute` with each tile of so many pixels.
+    #[inline(always)]
+    fn for_each(&self, pixels: usize, compute: impl Fn(&Tile)) {
+        let mut tile = self.first;
+        for _ in 0..self.count {
+            compute(&tile);
+            tile.step(pixels);
+        }
+    }
+}
+
+impl Tile {
+    /// Goes on by so many pixels.
+    #[inline(always)]
+    fn step(&mut self, pixels: usize) {
+        self.input = self.input.wrapping_add(pixels * self.input_stride);
+        self.output = self.output.at(pixels * self.output_stride);
+    }
 }
 
 /// Where the sums of a tile go.
@@ -318,11 +348,15 @@ impl Pointwise {
             let width = vectors * self.kernel.lanes;
             let most = self.kernel.pixels[vectors - 1];
             let tiles = pixels.div_ceil(most);
-            for tile in 0..tiles {
-                let (first, end) = (pixels * tile / tiles, pixels * (tile + 1) / tiles);
+            let (size, longer) = (pixels / tiles, pixels % tiles);
+            let second = longer * (size + 1);
+            for (first, size, count) in [(0, size + 1, longer), (second, size, tiles - longer)] {
+                if count == 0 {
+                    continue;
+                }
                 // SAFETY: the buffers hold all pixels, as asserted above; weights, bias and multipliers hold
                 // `width` slots for each panel from `slot` on.
-                let tile = unsafe {
+                let first = unsafe {
                     Tile {
                         input: input.as_ptr().add(first * input_stride),
                         input_stride,
@@ -337,8 +371,8 @@ impl Pointwise {
                         output_stride,
                     }
                 };
-                // SAFETY: `kernel` is chosen among those that the CPU supports, and the tile is whole.
-                unsafe { (self.kernel.run)(&tile, end - first, vectors) };
+                // SAFETY: `kernel` is chosen among those that the CPU supports, and the tiles are whole.
+                unsafe { (self.kernel.run)(&Tiles { count, first }, size, vectors) };
             }
             slot += width;
         }
@@ -347,25 +381,20 @@ impl Pointwise {
 
 impl Output {
     /// The same, `offset` values further on.
-    ///
-    /// # Safety
-    /// The buffers reach that far.
-    unsafe fn at(self, offset: usize) -> Self {
-        // SAFETY: as the caller promises.
-        unsafe {
-            match self {
-                Self::Quantized { to, zero_point, rectified } => {
-                    Self::Quantized { to: to.add(offset), zero_point, rectified }
-                }
-                Self::Added { to, zero_point, other, other_stride, addition } => Self::Added {
-                    to: to.add(offset),
-                    zero_point,
-                    other: other.add(offset),
-                    other_stride,
-                    addition,
-                },
-                Self::Real(to) => Self::Real(to.add(offset)),
+    #[inline(always)]
+    fn at(self, offset: usize) -> Self {
+        match self {
+            Self::Quantized { to, zero_point, rectified } => {
+                Self::Quantized { to: to.wrapping_add(offset), zero_point, rectified }
             }
+            Self::Added { to, zero_point, other, other_stride, addition } => Self::Added {
+                to: to.wrapping_add(offset),
+                zero_point,
+                other: other.wrapping_add(offset),
+                other_stride,
+                addition,
+            },
+            Self::Real(to) => Self::Real(to.wrapping_add(offset)),
         }
     }
 }

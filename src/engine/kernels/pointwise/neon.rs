@@ -5,7 +5,7 @@
 
 use std::arch::{aarch64::*, asm};
 
-use super::{Kernel, Output, Tile};
+use super::{Kernel, Output, Tile, Tiles};
 
 /// For weights without −128.
 pub(super) static KERNEL: Kernel = Kernel { run: run::<false>, ..FULL_RANGE };
@@ -22,57 +22,61 @@ pub(super) static FULL_RANGE: Kernel = Kernel {
     run: run::<true>,
 };
 
-unsafe fn run<const FULL_RANGE: bool>(tile: &Tile, pixels: usize, _vectors: usize) {
+unsafe fn run<const FULL_RANGE: bool>(tiles: &Tiles, pixels: usize, _vectors: usize) {
     // SAFETY: the caller promises the instruction set and the tile's pointers.
     unsafe {
         match pixels {
-            1 => product::<1, FULL_RANGE>(tile),
-            2 => product::<2, FULL_RANGE>(tile),
+            1 => product::<1, FULL_RANGE>(tiles),
+            2 => product::<2, FULL_RANGE>(tiles),
             _ => unreachable!("no tile has {pixels} pixels"),
         }
     }
 }
 
 #[target_feature(enable = "neon")]
-unsafe fn product<const PIXELS: usize, const FULL_RANGE: bool>(tile: &Tile) {
+unsafe fn product<const PIXELS: usize, const FULL_RANGE: bool>(tiles: &Tiles) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     unsafe {
-        let mut sums = [[vdupq_n_s32(0); 8]; PIXELS];
-        let mut weights = tile.weights;
-        let whole = tile.inputs / 16 * 16;
-        for line in 0..tile.lines {
-            let line = tile.input.add(line * tile.line_stride);
-            for input in (0..whole).step_by(16) {
-                let values = std::array::from_fn(|pixel| {
-                    signed(vld1q_u8(line.add(pixel * tile.input_stride + input)))
-                });
-                multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
-                weights = weights.add(8 * 16);
+        let mut tile = tiles.first;
+        for _ in 0..tiles.count {
+            let mut sums = [[vdupq_n_s32(0); 8]; PIXELS];
+            let mut weights = tile.weights;
+            let whole = tile.inputs / 16 * 16;
+            for line in 0..tile.lines {
+                let line = tile.input.add(line * tile.line_stride);
+                for input in (0..whole).step_by(16) {
+                    let values = std::array::from_fn(|pixel| {
+                        signed(vld1q_u8(line.add(pixel * tile.input_stride + input)))
+                    });
+                    multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
+                    weights = weights.add(8 * 16);
+                }
+                if whole < tile.inputs {
+                    let values = std::array::from_fn(|pixel| {
+                        let row = line.add(pixel * tile.input_stride);
+                        if tile.inputs >= 16 {
+                            return signed(vld1q_u8(row.add(tile.inputs - 16)));
+                        }
+                        let mut few = [0; 16];
+                        few.as_mut_ptr().copy_from_nonoverlapping(row, tile.inputs);
+                        signed(vld1q_u8(few.as_ptr()))
+                    });
+                    multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
+                    weights = weights.add(8 * 16);
+                }
             }
-            if whole < tile.inputs {
-                let values = std::array::from_fn(|pixel| {
-                    let row = line.add(pixel * tile.input_stride);
-                    if tile.inputs >= 16 {
-                        return signed(vld1q_u8(row.add(tile.inputs - 16)));
-                    }
-                    let mut few = [0; 16];
-                    few.as_mut_ptr().copy_from_nonoverlapping(row, tile.inputs);
-                    signed(vld1q_u8(few.as_ptr()))
-                });
-                multiply::<PIXELS, FULL_RANGE>(&mut sums, values, weights);
-                weights = weights.add(8 * 16);
+            let bias = [vld1q_s32(tile.bias), vld1q_s32(tile.bias.add(4))];
+            let mut totals = [[bias]; PIXELS];
+            for pixel in 0..PIXELS {
+                for half in 0..2 {
+                    let [a, b, c, d] = std::array::from_fn(|n| sums[pixel][4 * half + n]);
+                    let four = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+                    totals[pixel][0][half] = vaddq_s32(bias[half], four);
+                }
             }
+            finish(&tile, &totals);
+            tile.step(PIXELS);
         }
-        let bias = [vld1q_s32(tile.bias), vld1q_s32(tile.bias.add(4))];
-        let mut totals = [[bias]; PIXELS];
-        for pixel in 0..PIXELS {
-            for half in 0..2 {
-                let [a, b, c, d] = std::array::from_fn(|n| sums[pixel][4 * half + n]);
-                let four = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
-                totals[pixel][0][half] = vaddq_s32(bias[half], four);
-            }
-        }
-        finish(tile, &totals);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::arch::{aarch64::*, asm};
 
 use super::{
-    Kernel, Tile,
+    Kernel, Tiles,
     neon::{finish, signed},
 };
 
@@ -18,12 +18,12 @@ pub(super) static KERNEL: Kernel = Kernel {
     run,
 };
 
-unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
+unsafe fn run(tiles: &Tiles, pixels: usize, vectors: usize) {
     macro_rules! dispatch {
         ($($vectors:literal: $($pixels:literal)*;)*) => {
             match (vectors, pixels) {
-                // SAFETY: the caller promises the instruction set and the tile's pointers.
-                $($(($vectors, $pixels) => unsafe { product::<$pixels, $vectors>(tile) },)*)*
+                // SAFETY: the caller promises the instruction set and the tiles' pointers.
+                $($(($vectors, $pixels) => unsafe { product::<$pixels, $vectors>(tiles) },)*)*
                 _ => unreachable!("no tile has {pixels} pixels by {vectors} pairs of vectors"),
             }
         };
@@ -35,42 +35,67 @@ unsafe fn run(tile: &Tile, pixels: usize, vectors: usize) {
 }
 
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn product<const PIXELS: usize, const PAIRS: usize>(tile: &Tile) {
+unsafe fn product<const PIXELS: usize, const PAIRS: usize>(tiles: &Tiles) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     unsafe {
-        let bias: [[int32x4_t; 2]; PAIRS] = std::array::from_fn(|pair| {
-            [vld1q_s32(tile.bias.add(8 * pair)), vld1q_s32(tile.bias.add(8 * pair + 4))]
-        });
-        let mut sums = [bias; PIXELS];
-        let mut weights = tile.weights;
-        let whole = tile.inputs / 16 * 16;
-        for line in 0..tile.lines {
-            let line = tile.input.add(line * tile.line_stride);
-            for input in (0..whole).step_by(16) {
+        let mut tile = tiles.first;
+        for _ in 0..tiles.count {
+            let bias: [[int32x4_t; 2]; PAIRS] = std::array::from_fn(|pair| {
+                [vld1q_s32(tile.bias.add(8 * pair)), vld1q_s32(tile.bias.add(8 * pair + 4))]
+            });
+            let mut sums = [bias; PIXELS];
+            let mut weights = tile.weights;
+            let whole = tile.inputs / 16 * 16;
+            for line in 0..tile.lines {
+                let line = tile.input.add(line * tile.line_stride);
+                for input in (0..whole).step_by(16) {
+                    let values: [int8x16_t; PIXELS] = std::array::from_fn(|pixel| {
+                        signed(vld1q_u8(line.add(pixel * tile.input_stride + input)))
+                    });
+                    multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
+                    multiply::<1, PIXELS, PAIRS>(&mut sums, values, weights.add(32 * PAIRS));
+                    multiply::<2, PIXELS, PAIRS>(&mut sums, values, weights.add(64 * PAIRS));
+                    multiply::<3, PIXELS, PAIRS>(&mut sums, values, weights.add(96 * PAIRS));
+                    weights = weights.add(128 * PAIRS);
+                }
+                let rest = (tile.inputs - whole) / 4;
+                if rest == 0 {
+                    continue;
+                }
+                // The last sixteen bytes, the first of which are done with; or those of a window's line, and more.
+                let (from, done) = match () {
+                    () if tile.lines > 1 => (whole, 0),
+                    () if tile.inputs >= 16 => (tile.inputs - 16, 4 - rest),
+                    () => (0, 0),
+                };
                 let values: [int8x16_t; PIXELS] = std::array::from_fn(|pixel| {
-                    signed(vld1q_u8(line.add(pixel * tile.input_stride + input)))
+                    let row = line.add(pixel * tile.input_stride + from);
+                    if tile.lines > 1 || tile.inputs >= 16 {
+                        return signed(vld1q_u8(row));
+                    }
+                    let mut few = [0; 16];
+                    few.as_mut_ptr().copy_from_nonoverlapping(row, tile.inputs);
+                    signed(vld1q_u8(few.as_ptr()))
                 });
-                multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
-                multiply::<1, PIXELS, PAIRS>(&mut sums, values, weights.add(32 * PAIRS));
-                multiply::<2, PIXELS, PAIRS>(&mut sums, values, weights.add(64 * PAIRS));
-                multiply::<3, PIXELS, PAIRS>(&mut sums, values, weights.add(96 * PAIRS));
-                weights = weights.add(128 * PAIRS);
+                let parts = done..done + rest;
+                macro_rules! multiply_parts {
+                    ($($part:literal)*) => {
+                        $(if parts.contains(&$part) {
+                            multiply::<$part, PIXELS, PAIRS>(&mut sums, values, weights);
+                            weights = weights.add(32 * PAIRS);
+                        })*
+                    };
+                }
+                multiply_parts!(0 1 2 3);
             }
-            for input in (whole..tile.inputs).step_by(4) {
-                let values = std::array::from_fn(|pixel| {
-                    let four = line.add(pixel * tile.input_stride + input).cast::<u32>().read_unaligned();
-                    signed(vreinterpretq_u8_u32(vdupq_n_u32(four)))
-                });
-                multiply::<0, PIXELS, PAIRS>(&mut sums, values, weights);
-                weights = weights.add(32 * PAIRS);
+            // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
+            let mut stored = [bias; PIXELS];
+            for (stored, sums) in stored.iter_mut().zip(sums) {
+                *stored = sums;
             }
+            finish(&tile, &stored);
+            tile.step(PIXELS);
         }
-        // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
-        let mut stored = [bias; PIXELS];
-        for (stored, sums) in stored.iter_mut().zip(sums) {
-            *stored = sums;
-        }
-        finish(tile, &stored);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the other kernels are measured by.
 
-use super::{super::requantize, Kernel, Output, Tile};
+use super::{super::requantize, Kernel, Output, Tile, Tiles};
 
 pub(super) static KERNEL: Kernel = Kernel {
     lanes: LANES,
@@ -15,7 +15,12 @@ pub(super) static KERNEL: Kernel = Kernel {
 
 const LANES: usize = 16;
 
-unsafe fn run(tile: &Tile, pixels: usize, _vectors: usize) {
+unsafe fn run(tiles: &Tiles, pixels: usize, _vectors: usize) {
+    // SAFETY: the caller promises that the tiles' pointers reach as far as their fields say.
+    tiles.for_each(pixels, |tile| unsafe { product(tile, pixels) });
+}
+
+unsafe fn product(tile: &Tile, pixels: usize) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     let (bias, multipliers, weights) = unsafe {
         (

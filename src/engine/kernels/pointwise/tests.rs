@@ -88,7 +88,7 @@ impl Case {
             input: random.inputs(self.lines() * self.line() + slack, self.values),
             other: random.inputs(self.pixels * stride(self.outputs), self.values),
             weights: random.weights(self.outputs * inputs, self.values),
-            bias: random.vec(self.outputs, |n| n as i16 as i32),
+            bias: random.biases(self.outputs),
             multipliers: random.multipliers(self.outputs, inputs),
         }
     }
