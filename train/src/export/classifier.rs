@@ -93,6 +93,7 @@ struct Same {
 pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let config = config_of(&options.weights)?;
     ensure_runs(&config)?;
+    options.finetuning.check()?;
     let mut graph = lower::classifier(variables, i64::from(config.size()))?;
     let split: Split = options.split()?;
     let (held_out, training) = split.partition(read_all(&options.data)?);

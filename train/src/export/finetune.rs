@@ -54,6 +54,12 @@ impl Finetuning {
         self.qat_epochs.is_some() || self.qat_minutes.is_some()
     }
 
+    /// Refuses what would fail only after calibration.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.qat_batch > 0, "--qat-batch is 0; it must be at least 1");
+        parse_device(&self.qat_device).map(drop).context("--qat-device")
+    }
+
     /// Fine-tunes `quantized`, made of `graph`, on faces of `training` as the run of `config` augmented and painted
     /// them; gradients must be on. By epochs alone the outcome is the same every time.
     pub fn run(
@@ -66,7 +72,6 @@ impl Finetuning {
     ) -> Result<Quantized> {
         let device = parse_device(&self.qat_device)?;
         let config = Config { batch: self.qat_batch, ..config.clone() };
-        config.check()?;
         let extent = Extent {
             epochs: self.qat_epochs.unwrap_or(f64::INFINITY),
             seconds: self.qat_minutes.map(|minutes| 60.0 * minutes),
@@ -113,5 +118,54 @@ impl Finetuning {
             }
         }
         learnt.quantized(quantized)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::{
+        classifier::{
+            dataset::Cut,
+            labels::{read_all, tests_support::tree},
+        },
+        detector::network::normalise,
+        export::{
+            quantize::quantize,
+            tests::{classifier, flat, noise, pictures},
+        },
+    };
+
+    #[test]
+    fn faces_move_the_network_a_little() {
+        let folder = tempfile::tempdir().unwrap();
+        tree(folder.path(), 2);
+        let (mut graph, _) = classifier();
+        let batches = [(); 3].map(|()| normalise(&pictures(4, graph.size)));
+        let quantized = no_grad(|| quantize(&mut graph, &batches)).unwrap();
+        let finetuning = Finetuning {
+            qat_epochs: Some(1.0),
+            qat_minutes: None,
+            qat_rate: 1e-4,
+            qat_batch: 4,
+            qat_faces: Some(12),
+            qat_device: "cpu".into(),
+        };
+        finetuning.check().unwrap();
+        assert!(finetuning.is_wanted());
+        // As of weights with no configuration beside them.
+        let config = Config { cut: Cut::Centre, ..Config::default() };
+        let says = |quantized: &Quantized| no_grad(|| flat(&quantized.run(&graph, &batches[0])));
+        let before = says(&quantized);
+        let faces = read_all(folder.path()).unwrap();
+        let tuned = finetuning.run(folder.path(), &config, faces, &graph, quantized).unwrap();
+        let moved = noise(&before, &says(&tuned));
+        assert!((1e-9..0.02).contains(&moved), "{moved}");
+        assert!(says(&tuned).device() == Device::Cpu);
+
+        let error = Finetuning { qat_device: "gpu".into(), ..finetuning }.check().unwrap_err();
+        assert!(format!("{error:#}").contains("--qat-device"), "{error:#}");
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use tch::{Device, Tensor, nn, no_grad};
 
 use super::{
-    graph::{Activation, Graph, Op, Parameters},
+    graph::{Activation, Graph, IMAGE, Op, Parameters},
     quantize::{Affine, Integers, Quantized},
 };
 
@@ -80,7 +80,7 @@ impl<'g> Learnt<'g> {
             let own = layer.op.parameters();
             parameters.push(own.zip(quantized.parameters[index].as_ref()).map(|(own, integers)| {
                 let dims: Vec<i64> = (1..own.weight.dim() as i64).collect();
-                let weight_unit = own.weight.abs().amax(dims.as_slice(), true).clamp_min(1e-12);
+                let weight_unit = own.weight.detach().abs().amax(dims.as_slice(), true).clamp_min(1e-12);
                 let bias_unit = affine.map_or(1.0, |affine| f64::from(affine.scale) * LARGEST as f64);
                 // Bias correction has moved the biases; the weights have only been rounded.
                 let bias = integers.float().bias.to_device(device) / bias_unit;
@@ -100,9 +100,9 @@ impl<'g> Learnt<'g> {
         &self.vs
     }
 
-    /// The outputs for normalised pictures `[n, 3, h, w]`.
+    /// The outputs for normalised pictures `[n, 3, h, w]`, which are rounded to bytes.
     pub fn run(&self, image: &Tensor) -> Result<Vec<Tensor>> {
-        let mut values = vec![image.shallow_clone()];
+        let mut values = vec![self.values[IMAGE].round(image.shallow_clone())];
         for (index, layer) in self.graph.layers.iter().enumerate() {
             let rounded = match &self.parameters[index] {
                 None => None,
