@@ -1,11 +1,11 @@
-"""Prints PyTorch's losses: the golden values in train/src/loss/mod.rs.
+"""Prints PyTorch's losses: the golden values in train/src/loss/mod.rs and distillation.rs.
 
     pip install torch
     python loss_golden.py
 """
 
 import torch
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
 
 LOGITS = torch.tensor(
     [[1.5, -0.5, 0.2], [0.1, 2.0, -1.0], [-0.3, 0.4, 0.9], [2.0, 1.0, 0.0], [0.0, 0.0, 3.0]],
@@ -47,3 +47,12 @@ VALUES = {
 for name, value in VALUES.items():
     (gradient,) = torch.autograd.grad(value, LOGITS, retain_graph=True)
     print(f"{name}: {value.item():.12f}, gradient of the third row {[round(v, 12) for v in gradient[2].tolist()]}")
+
+STUDENT = LOGITS[:3]
+TEACHER = torch.tensor([[2.0, -1.0, 0.0], [1.0, 1.0, 1.0], [-3.0, 0.5, 2.5]], dtype=torch.float64)
+for temperature in (1.0, 4.0):
+    softened = [log_softmax(logits / temperature, 1) for logits in (STUDENT, TEACHER)]
+    value = kl_div(*softened, reduction="none", log_target=True).sum(1) * temperature**2
+    (gradient,) = torch.autograd.grad(value.sum(), LOGITS, retain_graph=True)
+    rounded = [[round(v, 12) for v in values.tolist()] for values in (value, gradient[2])]
+    print(f"distillation, temperature {temperature}: {rounded[0]}, gradient of the third row {rounded[1]}")

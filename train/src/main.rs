@@ -42,6 +42,8 @@ enum Command {
     Recipe(classifier::config::RecipeOptions),
     /// Train the attribute classifier (mask, gender, age), or an ensemble
     Classifier(Box<classifier::Options>),
+    /// Write what teachers say of the training faces, for a student to learn from
+    SoftLabels(Box<classifier::distillation::Options>),
     /// Measure one or several classifiers, which vote, on the photos kept from training
     #[command(visible_alias = "vote")]
     EvaluateClassifier(classifier::ensemble::EvaluateOptions),
@@ -77,6 +79,7 @@ fn main() -> Result<()> {
         Command::Detector(options) => detector::train(&options),
         Command::EvaluateDetector(options) => detector::evaluate(&options),
         Command::Classifier(options) => classifier::train(&options),
+        Command::SoftLabels(options) => classifier::distillation::soft_labels(&options),
         Command::Eda(options) => classifier::eda::eda(&options),
         Command::Split(options) => classifier::split::split(&options),
         Command::Recipe(options) => classifier::config::recipe(&options),

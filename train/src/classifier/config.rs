@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use super::{
     dataset::{Cut, Framing},
+    distillation,
     evaluate::View,
     figures::Summary,
     labels::Face,
@@ -125,6 +126,8 @@ pub struct Config {
     pub optimizer: optimizer::Settings,
     pub schedule: Schedule,
     pub loss: loss::Settings,
+    /// Teachers' word beside the labels.
+    pub distillation: distillation::Settings,
     /// Networks of an ensemble, each by what it changes of the keys above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Table>,
@@ -165,6 +168,7 @@ impl Default for Config {
             optimizer: optimizer::Settings::default(),
             schedule: Schedule::default(),
             loss: loss::Settings::default(),
+            distillation: distillation::Settings::default(),
             members: Vec::new(),
         }
     }
@@ -305,7 +309,7 @@ impl Config {
             ensure!((0.0..=1.0).contains(&part), "{key} is {part}; it must lie between 0 and 1");
         }
         ensure!(self.epochs > 0.0, "epochs is {}; it must be more than 0", self.epochs);
-        Ok(())
+        self.distillation.check(self.head)
     }
 
     /// Side of the network's input.
@@ -451,6 +455,12 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// As if each assignment was given with `--set`.
+    #[cfg(test)]
+    pub fn of(set: &[Assignment]) -> Flags {
+        Flags { set: set.to_vec(), ..Flags::default() }
+    }
+
     pub fn config(&self) -> Result<Config> {
         let base = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         let flags = Table::try_from(&self.keys)?;
@@ -469,6 +479,8 @@ pub enum Recipe {
     Competition2021,
     /// The shipped network's: Lite0 with three heads
     Camera,
+    /// Six networks with three heads, to teach the camera's, for a GPU
+    Teachers,
 }
 
 impl Recipe {
@@ -476,6 +488,7 @@ impl Recipe {
         match self {
             Recipe::Competition2021 => include_str!("../../recipes/competition-2021.toml"),
             Recipe::Camera => include_str!("../../recipes/camera.toml"),
+            Recipe::Teachers => include_str!("../../recipes/teachers.toml"),
         }
     }
 }
@@ -493,6 +506,7 @@ pub fn recipe(options: &RecipeOptions) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Architecture;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -559,6 +573,32 @@ mod tests {
             [],
             "the camera's recipe is what the program does unasked"
         );
+    }
+
+    #[test]
+    fn the_teachers_are_six_and_keep_the_cameras_photos_from_training() {
+        let config = Config::parse(Recipe::Teachers.text()).unwrap();
+        let camera = Config::default();
+        assert_eq!((config.seed, config.holdout), (camera.seed, camera.holdout));
+        assert_eq!(config.members.len(), 6);
+        for member in &config.members {
+            let member = config.member(member).unwrap();
+            Architecture::by_name(&member.network, member.head.outputs() as i64).unwrap();
+            assert_eq!(member.head, camera.head);
+        }
+    }
+
+    #[test]
+    fn nonsense_about_teachers_is_refused() {
+        for (words, named) in [
+            ("--set distillation.weight=2", "distillation.weight"),
+            ("--set distillation.temperature=0", "distillation.temperature"),
+            ("--set distillation.labels=a --set distillation.teachers=[\"b\"]", "one of them"),
+            ("--set distillation.labels=a --head classes", "three heads"),
+        ] {
+            let error = flags(&format!("--data d {words}")).unwrap_err().to_string();
+            assert!(error.contains(named), "{words}: {error}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use mien::{
     models::Model,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::{
@@ -71,6 +72,8 @@ impl Framing {
 pub struct Pictures {
     pub faces: Vec<Face>,
     pub pictures: Vec<Picture>,
+    /// Fingerprints of the photos: of their names and of their bytes as they are stored.
+    pub photos: Vec<u64>,
     /// Pictures that were left out because they could not be read.
     pub unreadable: usize,
 }
@@ -94,9 +97,10 @@ pub fn read(data: &Path, faces: Vec<Face>, framing: Framing) -> Result<Pictures>
     });
     let mut all = Pictures::default();
     for part in parts {
-        let Pictures { faces, pictures, unreadable } = part?;
+        let Pictures { faces, pictures, photos, unreadable } = part?;
         all.faces.extend(faces);
         all.pictures.extend(pictures);
+        all.photos.extend(photos);
         all.unreadable += unreadable;
     }
     ensure!(
@@ -180,6 +184,13 @@ impl Store {
     }
 }
 
+/// The first eight bytes of the SHA-256 of a photo's set, name and bytes.
+fn fingerprint(face: &Face, bytes: &[u8]) -> u64 {
+    let name = format!("{}/{}\n", face.set.name(), face.file);
+    let digest = Sha256::new().chain_update(name).chain_update(bytes).finalize();
+    u64::from_le_bytes(std::array::from_fn(|i| digest[i]))
+}
+
 /// A picture upright, as its EXIF orientation says.
 pub fn decode(bytes: &[u8]) -> Result<Picture> {
     let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?.into_decoder()?;
@@ -219,14 +230,16 @@ impl Cutter {
     fn cut_all(&mut self, stores: &HashMap<Set, Store>, faces: &[Face]) -> Result<Pictures> {
         let mut all = Pictures::default();
         for face in faces {
-            let picture = stores[&face.set]
-                .read(&face.file)
-                .and_then(|bytes| decode(&bytes).with_context(|| face.file.clone()));
-            match picture {
-                Ok(picture) => {
+            let photo = stores[&face.set].read(&face.file).and_then(|bytes| {
+                let picture = decode(&bytes).with_context(|| face.file.clone())?;
+                Ok((picture, fingerprint(face, &bytes)))
+            });
+            match photo {
+                Ok((picture, photo)) => {
                     let mut face = face.clone();
                     all.pictures.push(self.cut(&picture, &mut face)?);
                     all.faces.push(face);
+                    all.photos.push(photo);
                 }
                 Err(error) => {
                     log::warn!("left out: {error:#}");
@@ -289,6 +302,8 @@ pub struct Dataset {
     pub labels: Labels,
     /// The longer side of each face box in pixels, `[N]`.
     pub sides: Tensor,
+    /// As [`Pictures`] has them.
+    pub photos: Vec<u64>,
     pub unreadable: usize,
 }
 
@@ -301,13 +316,14 @@ impl Dataset {
         old_from: u8,
         device: Device,
     ) -> Result<Dataset> {
-        let Pictures { faces, pictures, unreadable } = read(data, faces, framing)?;
+        let Pictures { faces, pictures, photos, unreadable } = read(data, faces, framing)?;
         let sides: Vec<f32> = faces.iter().map(|face| face.side(framing.side)).collect();
         Ok(Dataset {
             images: to_tensor(&pictures),
             labels: labels(&faces, old_from, device),
             sides: Tensor::from_slice(&sides).to_device(device),
             faces,
+            photos,
             unreadable,
         })
     }
@@ -361,6 +377,7 @@ fn labels(faces: &[Face], old_from: u8, device: Device) -> Labels {
             Some(AgeGroup::From60) => OLD_WEIGHT,
             Some(_) => 1.0,
         }),
+        soft: None,
     }
 }
 

@@ -75,21 +75,27 @@ pub struct Answers {
     pub predictions: Vec<Prediction>,
 }
 
+/// The files of weights of runs' folders, ensembles' folders and files, and how the first ensemble among them votes.
+pub fn members(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Option<Vote>)> {
+    let (mut members, mut rule) = (Vec::new(), None);
+    for path in paths {
+        match Ensemble::read(path)? {
+            Some(ensemble) => {
+                rule = rule.or(Some(ensemble.vote));
+                for member in ensemble.members {
+                    members.push(weights_of(&path.join(member))?);
+                }
+            }
+            None => members.push(weights_of(path)?),
+        }
+    }
+    Ok((members, rule))
+}
+
 impl Voters {
     /// Files of weights, and how they vote.
     fn members(&self) -> Result<(Vec<PathBuf>, Vote)> {
-        let (mut members, mut rule) = (Vec::new(), None);
-        for path in &self.weights {
-            match Ensemble::read(path)? {
-                Some(ensemble) => {
-                    rule = rule.or(Some(ensemble.vote));
-                    for member in ensemble.members {
-                        members.push(weights_of(&path.join(member))?);
-                    }
-                }
-                None => members.push(weights_of(path)?),
-            }
-        }
+        let (members, rule) = members(&self.weights)?;
         Ok((members, self.vote.or(rule).unwrap_or(Vote::Soft)))
     }
 
@@ -204,7 +210,8 @@ impl Answers {
 /// Trains the members of an ensemble one after another, each on the same split, and measures their vote.
 pub fn train(config: &Config, baseline: &Baseline, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("making the folder {}", out.display()))?;
-    let (_, held_out, _) = split(config, out)?;
+    let (split, held_out, _) = split(config)?;
+    split.write(&out.join(SPLIT))?;
     let mut folders = Vec::new();
     for (i, member) in config.members.iter().enumerate() {
         let folder = PathBuf::from(format!("member-{}", i + 1));

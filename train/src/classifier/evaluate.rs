@@ -195,7 +195,7 @@ impl Validation {
         paint: &dyn Fn(&Face) -> bool,
         device: Device,
     ) -> Result<Validation> {
-        let Pictures { mut faces, pictures, unreadable } = read(data, faces, framing)?;
+        let Pictures { mut faces, pictures, unreadable, .. } = read(data, faces, framing)?;
         let mut crops: Vec<Picture> = pictures.iter().zip(&faces).map(|(p, f)| view.of(p, f)).collect();
         let mut painted = vec![None; faces.len()];
         for i in 0..faces.len() {

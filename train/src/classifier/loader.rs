@@ -15,7 +15,7 @@ use super::{
     labels::Face,
     objective::Labels,
 };
-use crate::mask_synthesis::{Wardrobe, put_on_any, softness};
+use crate::mask_synthesis::{Wardrobe, Wear, put_on_any, softness};
 
 /// Which faces make up each batch: a function of the seed and the batch's number, so that a run can resume.
 #[derive(Debug, Clone)]
@@ -51,10 +51,46 @@ impl Order {
 /// Painted masks teach the mask head less than photographed ones.
 const PAINTED_WEIGHT: f64 = 0.5;
 
+/// Which masks are painted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Painting {
+    /// Whatever is drawn.
+    Any,
+    /// On each face one of this many, always the same ones: those that teachers have seen ([`paint_view`]).
+    Views(u8),
+}
+
+/// Paints the mask number `view`, from 1, of the photo whose fingerprint is `photo`.
+pub fn paint_view(
+    picture: &mut Picture,
+    face: &Face,
+    wardrobe: &Wardrobe,
+    photo: u64,
+    view: u8,
+) -> Option<Wear> {
+    let mut rng = StdRng::seed_from_u64(photo.wrapping_add(u64::from(view)));
+    paint(picture, face, wardrobe, &mut rng)
+}
+
+/// Paints a mask drawn by lot, where the face has landmarks.
+fn paint(picture: &mut Picture, face: &Face, wardrobe: &Wardrobe, rng: &mut StdRng) -> Option<Wear> {
+    Some(put_on_any(picture, &face.landmarks?, wardrobe, softness(face.source_side), rng))
+}
+
+/// A row of a data set's images, `[side, side, 3]`, as a picture.
+pub fn picture(row: &Tensor) -> Picture {
+    let side = row.size()[0] as u32;
+    let mut bytes = vec![0; row.numel()];
+    row.copy_data(&mut bytes, row.numel());
+    Picture::from_raw(side, side, bytes).expect("a pixel has three bytes")
+}
+
 /// A batch in the CPU's memory.
 pub struct Batch {
     /// Faces of the data set.
     pub index: Vec<i64>,
+    /// The mask that each shows, by [`Painting::Views`]; 0 for none.
+    pub views: Vec<u8>,
     /// Bytes `[N, side, side, 3]`.
     images: Tensor,
     /// Places in the batch with painted masks, and their labels.
@@ -82,20 +118,30 @@ pub struct Loader {
     images: Tensor,
     faces: Vec<Face>,
     order: Order,
+    photos: Vec<u64>,
     painted: f64,
+    painting: Painting,
     wardrobe: Wardrobe,
     seed: u64,
 }
 
 impl Loader {
     /// Batches from number `first` on, as the configuration orders and paints them.
-    pub fn spawn(dataset: &Dataset, order: Order, first: u64, config: &Config) -> Receiver<Batch> {
+    pub fn spawn(
+        dataset: &Dataset,
+        order: Order,
+        first: u64,
+        config: &Config,
+        painting: Painting,
+    ) -> Receiver<Batch> {
         let (sender, receiver) = sync_channel(2);
         let loader = Loader {
             images: dataset.images.shallow_clone(),
             faces: dataset.faces.clone(),
+            photos: dataset.photos.clone(),
             order,
             painted: config.painted,
+            painting,
             wardrobe: config.wardrobe,
             seed: config.seed,
         };
@@ -121,28 +167,27 @@ impl Loader {
         let mut rng = StdRng::seed_from_u64(self.seed.wrapping_mul(1_000_033).wrapping_add(number));
         let images = self.images.index_select(0, &Tensor::from_slice(index));
         let (mut painted, mut masks) = (Vec::new(), Vec::new());
+        let mut views = vec![0; index.len()];
         for (place, &i) in index.iter().enumerate() {
             let face = &self.faces[i as usize];
-            let Some(landmarks) = face.landmarks.filter(|_| paintable(face)) else {
-                continue;
-            };
-            if !rng.random_bool(self.painted) {
+            if !paintable(face) || !rng.random_bool(self.painted) {
                 continue;
             }
             let row = images.get(place as i64);
-            let side = row.size()[0] as u32;
-            let mut bytes = vec![0; row.numel()];
-            row.copy_data(&mut bytes, row.numel());
-            let Some(mut picture) = Picture::from_raw(side, side, bytes) else {
-                continue;
+            let mut picture = picture(&row);
+            let wear = match self.painting {
+                Painting::Any => paint(&mut picture, face, &self.wardrobe, &mut rng),
+                Painting::Views(count) => {
+                    views[place] = rng.random_range(1..=count);
+                    paint_view(&mut picture, face, &self.wardrobe, self.photos[i as usize], views[place])
+                }
             };
-            let softness = softness(face.source_side);
-            let wear = put_on_any(&mut picture, &landmarks, &self.wardrobe, softness, &mut rng);
+            let Some(wear) = wear else { continue };
             row.shallow_clone().copy_(&Tensor::from_slice(picture.as_raw()).view_as(&row));
             painted.push(place as i64);
             masks.push(wear.label() as i64);
         }
-        Batch { index: index.to_vec(), images, painted, masks }
+        Batch { index: index.to_vec(), views, images, painted, masks }
     }
 }
 

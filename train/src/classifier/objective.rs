@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use super::{
     config::{Config, Head},
     dataset::paintable,
+    distillation,
     labels::Face,
     prediction::CLASSES,
 };
@@ -26,6 +27,8 @@ pub struct Labels {
     pub age_low: Tensor,
     pub age_high: Tensor,
     pub age_weight: Tensor,
+    /// What teachers say, as [`distillation::head_log_p`] has it.
+    pub soft: Option<Tensor>,
 }
 
 impl Labels {
@@ -41,6 +44,7 @@ impl Labels {
             age_low: pick(&self.age_low),
             age_high: pick(&self.age_high),
             age_weight: pick(&self.age_weight),
+            soft: self.soft.as_ref().map(pick),
         }
     }
 }
@@ -99,6 +103,8 @@ pub enum Objective {
         mask: ClassLoss,
         gender: ClassLoss,
         groups: Option<ClassLoss>,
+        /// What teachers' word counts, where there is one.
+        teachers: distillation::Settings,
     },
 }
 
@@ -130,6 +136,7 @@ impl Objective {
                 } else {
                     Some(settings.build(&counts(3, &|face, _| face.age_group().map(|age| age as usize)))?)
                 },
+                teachers: config.distillation.clone(),
             },
         })
     }
@@ -141,7 +148,7 @@ impl Objective {
                 let (classes, known) = labels.classes();
                 Loss { total: loss.forward(logits, &classes, Some(&known)), parts: Vec::new() }
             }
-            Objective::Three { mask, gender, groups } => {
+            Objective::Three { mask, gender, groups, teachers } => {
                 let mask = mask.forward(&part(logits, MASK_LOGITS), &labels.mask, Some(&labels.mask_weight));
                 let gender =
                     gender.forward(&part(logits, GENDER_LOGITS), &labels.gender, Some(&labels.gender_weight));
@@ -154,6 +161,11 @@ impl Objective {
                         groups.forward(&age_groups(&log_p), &labels.age_group, Some(&labels.age_weight));
                     total += &groups;
                     parts.push(("age_group", groups));
+                }
+                if let Some(soft) = &labels.soft {
+                    let taught = teachers.loss(logits, soft, labels, AGE_WEIGHTS.0);
+                    total = total * (1.0 - teachers.weight) + &taught;
+                    parts.push(("teachers", taught));
                 }
                 Loss { total, parts }
             }
@@ -170,7 +182,7 @@ fn masks(face: &Face, config: &Config) -> Vec<(Mask, f64)> {
     vec![(Mask::None, 1.0 - painted), (Mask::Worn, painted * right), (Mask::Wrong, painted * (1.0 - right))]
 }
 
-fn part(logits: &Tensor, range: std::ops::Range<usize>) -> Tensor {
+pub fn part(logits: &Tensor, range: std::ops::Range<usize>) -> Tensor {
     logits.narrow(1, range.start as i64, range.len() as i64)
 }
 
@@ -242,6 +254,7 @@ mod tests {
             age_low: floats(&[low]),
             age_high: floats(&[high]),
             age_weight: floats(&[weight]),
+            soft: None,
         }
     }
 

@@ -16,11 +16,12 @@ use tch::{Device, Kind, Tensor};
 use super::{
     config::{Config, Flags},
     dataset::Dataset,
+    distillation::Teaching,
     ensemble,
     evaluate::Validation,
     figures::Summary,
     labels::{Face, read_all},
-    loader::{Batch, Loader, Order},
+    loader::{Batch, Loader, Order, Painting},
     model::{BEST, CONFIG, Model, SPLIT, WEIGHTS},
     objective::{Loss, Objective},
     split::Split,
@@ -93,8 +94,8 @@ pub fn run(config: &Config, baseline: &Baseline, out: &Path, stop: &dyn Fn(u64) 
     Ok(entry)
 }
 
-/// The faces held out and those to train on, by the configuration's split; writes which is which.
-pub fn split(config: &Config, out: &Path) -> Result<(Split, Vec<Face>, Vec<Face>)> {
+/// The configuration's split, the faces held out and those to train on.
+pub fn split(config: &Config) -> Result<(Split, Vec<Face>, Vec<Face>)> {
     let mut faces = read_all(&config.data)?;
     if let Some(limit) = config.limit {
         faces.shuffle(&mut StdRng::seed_from_u64(config.seed));
@@ -104,7 +105,6 @@ pub fn split(config: &Config, out: &Path) -> Result<(Split, Vec<Face>, Vec<Face>
         Some(path) => Split::read(path)?,
         None => Split::by_hash(&faces, config.seed, config.holdout),
     };
-    split.write(&out.join(SPLIT))?;
     let (held_out, training) = split.partition(faces);
     ensure!(
         !training.is_empty() && !held_out.is_empty(),
@@ -130,6 +130,7 @@ struct Trainer<'a> {
     out: &'a Path,
     dataset: Dataset,
     validation: Validation,
+    teaching: Option<Teaching>,
     order: Order,
     current: Model,
     /// The exponential moving average of the weights and of batch norm's statistics.
@@ -148,11 +149,13 @@ impl<'a> Trainer<'a> {
         tch::set_num_threads(config.threads);
         tch::manual_seed(config.seed as i64);
         let device = parse_device(&config.device)?;
-        let (split, held_out, training) = split(config, out)?;
+        let (split, held_out, training) = split(config)?;
+        split.write(&out.join(SPLIT))?;
         log::info!("decoding {} training and {} held-out faces", training.len(), held_out.len());
         let validation = Validation::of_run(config, &config.data, held_out, device)?;
         let framing = config.framing(&training);
         let dataset = Dataset::load(&config.data, training, framing, config.old_from, device)?;
+        let teaching = Teaching::of(config, &split, &dataset, device)?;
         entry.split = split.hash();
         entry.faces = Faces {
             training: dataset.faces.len(),
@@ -185,6 +188,7 @@ impl<'a> Trainer<'a> {
             out,
             dataset,
             validation,
+            teaching,
             order,
             current,
             average,
@@ -204,7 +208,9 @@ impl<'a> Trainer<'a> {
             &json!({ "event": "start", "config": self.config, "step": self.position.step, "epoch_samples": epoch_len }),
         )?;
         entry.write(self.out)?;
-        let batches = Loader::spawn(&self.dataset, self.order.clone(), self.position.step, self.config);
+        let painting = self.teaching.as_ref().map_or(Painting::Any, Teaching::painting);
+        let batches =
+            Loader::spawn(&self.dataset, self.order.clone(), self.position.step, self.config, painting);
         let bar = progress_bar();
         let clock = Instant::now();
         let before = self.position.seconds;
@@ -285,7 +291,8 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, batch: &Batch, size: i64, rate: f64, means: &mut Means) -> Loss {
         // Every random number of a step comes from its number, so that a resumed run draws the same.
         tch::manual_seed(self.config.seed.wrapping_mul(1_000_003).wrapping_add(self.position.step) as i64);
-        let (images, labels, sides) = batch.gather(&self.dataset);
+        let (images, mut labels, sides) = batch.gather(&self.dataset);
+        labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, &images, &sides));
         let input = Input { size, ..self.config.input };
         let inputs = self.config.augment.apply(&images, &sides, &input);
         let mixed = self.config.mix.apply(&inputs);

@@ -290,7 +290,8 @@ fn costs(md: &mut String, export: &Value) -> Result<()> {
     let (mut trained, mut file, mut rest) = (Vec::new(), Vec::new(), Vec::new());
     leaves("", &export["trained"], &mut trained);
     leaves("", &export["file"], &mut file);
-    for (key, part) in parts_of(export).into_iter().filter(|(key, _)| key != "trained" && key != "file") {
+    let apart = ["trained", "file", "steps"];
+    for (key, part) in parts_of(export).into_iter().filter(|(key, _)| !apart.contains(&key.as_str())) {
         leaves(&key, &part, &mut rest);
     }
     md.push_str("\n| figure | f32 | int8 | difference |\n|---|---|---|---|\n");
@@ -304,8 +305,35 @@ fn costs(md: &mut String, export: &Value) -> Result<()> {
             writeln!(md, "| {} | {before} | {after} | {:+.4} |", words(path), after - before)?;
         }
     }
+    steps(md, &export["steps"])?;
     md.push_str("\n| figure | value |\n|---|---|\n");
     rest.iter().try_for_each(|(path, value)| writeln!(md, "| {} | {value} |", words(path)))?;
+    Ok(())
+}
+
+/// What each step from f32 to int8 costs.
+fn steps(md: &mut String, steps: &Value) -> Result<()> {
+    const COLUMNS: [(&str, &str, f64); 5] = [
+        ("mask_accuracy", "mask, %", 100.0),
+        ("gender_accuracy", "gender, %", 100.0),
+        ("age_group_accuracy", "age group, %", 100.0),
+        ("age_mae", "age off by, years", 1.0),
+        ("logits_error", "logits' error, % of their variance", 100.0),
+    ];
+    let Some(steps) = steps.as_array() else { return Ok(()) };
+    md.push_str("\nStep by step, over all faces measured, those with painted masks among them:\n\n| step |");
+    COLUMNS.iter().try_for_each(|(_, heading, _)| write!(md, " {heading} |"))?;
+    write!(md, "\n|---|{}\n", "---|".repeat(COLUMNS.len()))?;
+    for step in steps {
+        write!(md, "| {} |", step["step"].as_str().unwrap_or_default())?;
+        for (figure, _, unit) in COLUMNS {
+            match step[figure].as_f64() {
+                Some(value) => write!(md, " {:.2} |", value * unit)?,
+                None => write!(md, " |")?,
+            }
+        }
+        md.push('\n');
+    }
     Ok(())
 }
 
@@ -348,6 +376,7 @@ mod tests {
         let settings = DetectorSettings { min_score: 0.5, nms_iou: 0.4 };
         let export = json!({
             "trained": { "wider": { "recall": 0.9 } }, "file": { "wider": { "recall": 0.123456789 } }, "photos": 3,
+            "steps": [{ "step": "int8, entropy", "mask_accuracy": 0.98765, "age_mae": 5.123, "gender_accuracy": null }],
         });
         let about = About { facts: &DETECTOR, format: "f32", export };
         write(folder.path(), "face", b"network", settings, &about).unwrap();
@@ -366,6 +395,7 @@ mod tests {
             &model.card.sha256,
             "Not for identification",
             "| wider: recall | 0.9 | 0.12346 | -0.7765 |",
+            "| int8, entropy | 98.77 | | | 5.12 | |\n",
             "| | recall | faces |\n|---|---|---|\n| ilc | 0.75 | |\n| wider | 0.25 | 7 |",
             "### wider, by size\n\n| | from |\n|---|---|\n| 1 | 8 |\n| 2 | 16 |",
             "gender right for 50.0 % of ilc, race A.",

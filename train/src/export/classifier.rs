@@ -1,22 +1,24 @@
 //! The attribute classifier: calibration and checking faces, temperatures, card.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter, path::Path};
 
 use anyhow::{Result, ensure};
 use mien::{
-    attributes::{AgeGroup, Attributes, Thresholds},
+    attributes::{AgeGroup, Attributes, Temperatures, Thresholds},
     models::ClassifierSettings,
 };
 use serde::Serialize;
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::{Device, Tensor, with_grad};
 
 use super::{
     BATCH, Difference, Options,
     card::{self, About},
     draw,
+    graph::Graph,
     lower::{self, Variables},
     onnx,
+    quantize::{Partial, Quantized, partial},
     temperature::{Truth, temperatures},
     threshold::thresholds,
 };
@@ -46,6 +48,22 @@ struct Measured {
     given: Given,
     /// The error of the outputs by each rule for int8's ranges; the least was taken.
     error_by_range: BTreeMap<&'static str, f64>,
+    /// From f32 to the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepFigures>,
+}
+
+/// What the network is worth after a step of its quantisation, over all faces measured, those with painted masks among
+/// them.
+#[derive(Debug, Serialize)]
+struct StepFigures {
+    step: String,
+    mask_accuracy: f64,
+    gender_accuracy: f64,
+    age_group_accuracy: f64,
+    age_mae: Option<f64>,
+    /// [`Difference::relative`] of the logits.
+    logits_error: f64,
 }
 
 /// How often a head's label is not "unsure", and how often it is right then.
@@ -75,6 +93,7 @@ struct Same {
 pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let config = config_of(&options.weights)?;
     ensure_runs(&config)?;
+    options.finetuning.check()?;
     let mut graph = lower::classifier(variables, i64::from(config.size()))?;
     let split: Split = options.split()?;
     let (held_out, training) = split.partition(read_all(&options.data)?);
@@ -82,14 +101,13 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let held_out = draw(held_out, options.check);
     ensure!(!held_out.is_empty(), "no face is held out; --check must be at least 1");
 
-    let quantized =
-        options.quantize(&mut graph, &batches(options, &config, draw(training, options.calibration))?)?;
     // What is measured must not be what temperatures and thresholds were fitted on.
     let (fitted_on, held_out) = held_out.split_at(held_out.len() / 2);
     let fitting = Validation::of_run(&config, &options.data, fitted_on.to_vec(), Device::Cpu)?;
     let validation = Validation::of_run(&config, &options.data, held_out.to_vec(), Device::Cpu)?;
+    let (quantized, steps) = quantized(options, &config, &mut graph, training, &validation)?;
     let run = |validation: &Validation| match &quantized {
-        Some(quantized) => validation.logits(|images| logits(quantized.run(&graph, images))),
+        Some(quantized) => said(&graph, quantized, validation),
         None => validation.logits(|images| logits(graph.run(images))),
     };
     let trained = validation.logits(|images| logits(graph.run(images)))?;
@@ -102,7 +120,16 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
         gender: options.gender_threshold.unwrap_or(chosen.gender),
         age: options.age_threshold.unwrap_or(chosen.age),
     };
+    let step = |step: &Step| step_figures(&validation, step, &trained, temperatures);
     let measured = serde_json::to_value(Measured {
+        steps: match &quantized {
+            Some(quantized) if options.steps => {
+                let last = Step { name: last_step(options, quantized), logits: file.clone() };
+                let first = Step { name: "f32".to_owned(), logits: trained.clone() };
+                iter::once(&first).chain(&steps).chain([&last]).map(step).collect()
+            }
+            _ => Vec::new(),
+        },
         trained: figures(&validation, &answers(&trained, temperatures))?,
         file: figures(&validation, &answers(&file, temperatures))?,
         logits: Difference::between(&Tensor::from_slice(&trained), &Tensor::from_slice(&file)),
@@ -146,12 +173,80 @@ fn ensure_runs(config: &Config) -> Result<()> {
 }
 
 /// Faces as the program crops them, normalised.
-fn batches(options: &Options, config: &Config, faces: Vec<Face>) -> Result<Vec<Tensor>> {
+pub fn batches(data: &Path, config: &Config, faces: Vec<Face>) -> Result<Vec<Tensor>> {
     let framing = config.framing(&faces);
-    let Pictures { faces, pictures, .. } = read(&options.data, faces, framing)?;
+    let Pictures { faces, pictures, .. } = read(data, faces, framing)?;
     let view = config.view();
     let crops: Vec<_> = pictures.iter().zip(&faces).map(|(picture, face)| view.of(picture, face)).collect();
     Ok(crops.chunks(BATCH).map(|crops| normalise(&to_tensor(crops))).collect())
+}
+
+/// What a network says of the faces measured, after a step of its quantisation.
+struct Step {
+    name: String,
+    logits: Vec<f32>,
+}
+
+/// Quantises the graph as the options say, and measures every step before the last if they say so.
+fn quantized(
+    options: &Options,
+    config: &Config,
+    graph: &mut Graph,
+    training: Vec<Face>,
+    validation: &Validation,
+) -> Result<(Option<Quantized>, Vec<Step>)> {
+    let mut steps = Vec::new();
+    let before = graph.clone();
+    let batches = batches(&options.data, config, draw(training.clone(), options.calibration))?;
+    let Some(calibrated) = options.quantize(graph, &batches)? else { return Ok((None, steps)) };
+    if options.steps {
+        for Partial { name, graph, quantized } in partial(&before, &batches, calibrated.range)? {
+            let logits = said(&graph, &quantized, validation)?;
+            steps.push(Step { name: format!("int8, {name}"), logits });
+        }
+    }
+    if !options.finetuning.is_wanted() {
+        return Ok((Some(calibrated), steps));
+    }
+    if options.steps {
+        steps.push(Step { name: corrected(&calibrated), logits: said(graph, &calibrated, validation)? });
+    }
+    let tuned = with_grad(|| options.finetuning.run(&options.data, config, training, graph, calibrated))?;
+    Ok((Some(tuned), steps))
+}
+
+fn said(graph: &Graph, quantized: &Quantized, validation: &Validation) -> Result<Vec<f32>> {
+    validation.logits(|images| logits(quantized.run(graph, images)))
+}
+
+/// The name of the step that ends calibration.
+fn corrected(quantized: &Quantized) -> String {
+    format!("int8, {}, channels equalised, biases corrected", quantized.range.name())
+}
+
+fn last_step(options: &Options, quantized: &Quantized) -> String {
+    let tuned = if options.finetuning.is_wanted() { ", fine-tuned" } else { "" };
+    corrected(quantized) + tuned
+}
+
+fn step_figures(
+    validation: &Validation,
+    step: &Step,
+    trained: &[f32],
+    temperatures: Temperatures,
+) -> StepFigures {
+    let Step { name, logits } = step;
+    let predictions: Vec<Prediction> =
+        answers(logits, temperatures).iter().map(Prediction::from_heads).collect();
+    let figures = validation.figures(&predictions);
+    StepFigures {
+        step: name.clone(),
+        mask_accuracy: figures.mask.accuracy,
+        gender_accuracy: figures.gender.accuracy,
+        age_group_accuracy: figures.age.accuracy,
+        age_mae: figures.age_mae,
+        logits_error: Difference::between(&Tensor::from_slice(trained), &Tensor::from_slice(logits)).relative,
+    }
 }
 
 /// The graph's only output.

@@ -3,7 +3,7 @@
 //! Values are numbered: 0 is the picture, `i + 1` is what layer `i` makes. All are f32, NCHW; the fully connected
 //! layer's are `[n, out]`.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// The picture among a graph's values.
 pub const IMAGE: usize = 0;
@@ -43,7 +43,7 @@ pub struct Window {
     pub groups: i64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Op {
     Conv(Parameters, Window, Activation),
     /// A fully connected layer over the channels of a 1×1 value.
@@ -54,7 +54,7 @@ pub enum Op {
     GlobalAveragePool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Layer {
     pub name: String,
     pub op: Op,
@@ -63,7 +63,7 @@ pub struct Layer {
 }
 
 /// A network of one picture of uint8 pixels, read as `(x − 128) / 128`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Graph {
     pub name: String,
     /// Height and width of the picture.
@@ -120,6 +120,13 @@ impl Layer {
     }
 }
 
+/// Shares the tensors: nothing changes a graph's tensors in place.
+impl Clone for Parameters {
+    fn clone(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
+    }
+}
+
 impl Graph {
     pub fn new(name: &str, size: [i64; 2]) -> Graph {
         Graph { name: name.to_owned(), size, layers: Vec::new(), outputs: Vec::new() }
@@ -129,6 +136,17 @@ impl Graph {
     pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[usize]) -> usize {
         self.layers.push(Layer { name: name.into(), op, inputs: inputs.to_vec() });
         self.layers.len()
+    }
+
+    /// The same graph on another device.
+    pub fn to_device(&self, device: Device) -> Graph {
+        let mut graph = self.clone();
+        for layer in &mut graph.layers {
+            if let Op::Conv(own, ..) | Op::Linear(own) = &mut layer.op {
+                *own = Parameters { weight: own.weight.to_device(device), bias: own.bias.to_device(device) };
+            }
+        }
+        graph
     }
 
     /// All values for normalised pictures `[n, 3, h, w]`.

@@ -1,10 +1,13 @@
 //! Checkpoint → ONNX file and model card.
 
+mod calibrate;
 pub mod card;
 mod classifier;
 mod detector;
 mod equalize;
+mod finetune;
 mod graph;
+mod learnt;
 mod lower;
 mod onnx;
 mod quantize;
@@ -21,6 +24,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::{Serialize, de::DeserializeOwned};
 use tch::Tensor;
 
+use finetune::Finetuning;
 use graph::Graph;
 use lower::Variables;
 use quantize::{Quantized, quantize};
@@ -45,6 +49,11 @@ pub struct Options {
     /// Training pictures from which int8 ranges are chosen
     #[arg(long, default_value_t = 512)]
     calibration: usize,
+    #[command(flatten)]
+    finetuning: Finetuning,
+    /// Classifier: measure every step from f32 to int8 on the held-out faces, for the card
+    #[arg(long)]
+    steps: bool,
     /// Held-out pictures on which the file is measured
     #[arg(long, default_value_t = 2000)]
     check: usize,

@@ -1,6 +1,6 @@
 //! Post-training quantisation: uint8 values per tensor, int8 weights per output channel, int32 biases.
 //!
-//! Channels are equalised first ([`equalize`]). Ranges come from calibration pictures by three rules (Nagel et al.
+//! Channels are equalised first ([`equalize`]). Ranges come from calibration pictures by four rules (Nagel et al.
 //! 2021, arXiv:2106.08295, section 3.1), with bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2);
 //! the rule whose outputs come nearest to the float network's is kept.
 
@@ -11,8 +11,9 @@ use log::info;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
+    calibrate::{Range, Seen, observe},
     equalize::equalize,
-    graph::{Graph, IMAGE, Op, Parameters},
+    graph::{Graph, IMAGE, Layer, Op, Parameters},
 };
 
 /// How a uint8 `q` is read: `(q − zero_point) × scale`.
@@ -27,14 +28,14 @@ impl Affine {
     pub const PIXELS: Affine = Affine { scale: 1.0 / 128.0, zero_point: 128 };
 
     /// Covers `low..=high` and zero, which is met exactly: padding is zero.
-    fn covering(low: f64, high: f64) -> Affine {
+    pub fn covering(low: f64, high: f64) -> Affine {
         let (low, high) = (low.min(0.0), high.max(0.0));
         let scale = ((high - low) / 255.0).max(1e-8);
         Affine { scale: scale as f32, zero_point: (-low / scale).round() as u8 }
     }
 
     /// The nearest values that uint8 can hold.
-    fn round(self, x: &Tensor) -> Tensor {
+    pub fn round(self, x: &Tensor) -> Tensor {
         x.fake_quantize_per_tensor_affine(f64::from(self.scale), i64::from(self.zero_point), 0, 255)
     }
 }
@@ -53,7 +54,7 @@ pub struct Integers {
 }
 
 impl Integers {
-    fn new(float: &Parameters, input_scale: f32) -> Integers {
+    pub fn new(float: &Parameters, input_scale: f32) -> Integers {
         let Parameters { weight, bias } = float;
         let input_scale = f64::from(input_scale);
         let largest = weight.abs().flatten(1, -1).amax([1].as_slice(), false);
@@ -70,7 +71,7 @@ impl Integers {
     }
 
     /// The parameters that the integers stand for.
-    fn float(&self) -> Parameters {
+    pub fn float(&self) -> Parameters {
         Parameters {
             weight: self.weight.to_kind(Kind::Float) * per_channel(&self.weight_scale, self.weight.dim()),
             bias: self.bias.to_kind(Kind::Float) * &self.bias_scale,
@@ -88,6 +89,8 @@ fn per_channel(vector: &Tensor, dims: usize) -> Tensor {
 /// A graph in integers.
 #[derive(Debug)]
 pub struct Quantized {
+    /// The rule by which ranges were chosen.
+    pub range: Range,
     /// How each of the graph's values is stored; outputs stay f32.
     pub values: Vec<Option<Affine>>,
     /// Parameters of each layer that has any.
@@ -97,33 +100,48 @@ pub struct Quantized {
 }
 
 impl Quantized {
-    /// Rounds the graph's parameters, layer by layer, correcting each bias by the mean error that its channel
-    /// shows on `image` (normalised pictures) once everything before it is rounded.
-    fn new(graph: &Graph, values: Vec<Option<Affine>>, image: &Tensor) -> Result<Quantized> {
+    /// Rounds the graph's parameters, layer by layer. With `image` (normalised pictures) each bias is corrected by the
+    /// mean error that its channel shows on it once everything before it is rounded.
+    fn new(graph: &Graph, range: Range, seen: &[Seen], image: Option<&Tensor>) -> Result<Quantized> {
         let parameters = Vec::with_capacity(graph.layers.len());
-        let mut quantized = Quantized { values, parameters, errors: BTreeMap::new() };
-        let exact = graph.values(image);
-        let mut rounded = vec![image.shallow_clone()];
+        let values = affines(graph, seen, range);
+        let mut quantized = Quantized { range, values, parameters, errors: BTreeMap::new() };
+        let exact = image.map(|image| graph.values(image));
+        let mut rounded: Vec<Tensor> = image.iter().map(|image| image.shallow_clone()).collect();
         for (index, layer) in graph.layers.iter().enumerate() {
             let integers = match layer.op.parameters() {
                 None => None,
                 Some(float) => {
-                    let input = quantized.values[layer.inputs[0]].with_context(|| {
-                        format!("layer {}: its input is an output and stays f32", layer.name)
-                    })?;
-                    let first = Integers::new(float, input.scale);
-                    let error = layer.forward(&exact, None) - layer.forward(&rounded, Some(&first.float()));
-                    let dims: Vec<i64> = (0..error.dim() as i64).filter(|&d| d != 1).collect();
-                    let bias = &float.bias + error.mean_dim(dims.as_slice(), false, None);
-                    let corrected = Parameters { weight: float.weight.shallow_clone(), bias };
-                    Some(Integers::new(&corrected, input.scale))
+                    let input_scale = quantized.input_scale(layer)?;
+                    let first = Integers::new(float, input_scale);
+                    Some(match &exact {
+                        None => first,
+                        Some(exact) => {
+                            let error =
+                                layer.forward(exact, None) - layer.forward(&rounded, Some(&first.float()));
+                            let dims: Vec<i64> = (0..error.dim() as i64).filter(|&d| d != 1).collect();
+                            let bias = &float.bias + error.mean_dim(dims.as_slice(), false, None);
+                            let corrected = Parameters { weight: float.weight.shallow_clone(), bias };
+                            Integers::new(&corrected, input_scale)
+                        }
+                    })
                 }
             };
             quantized.parameters.push(integers);
-            let value = quantized.layer(graph, index, &rounded);
-            rounded.push(value);
+            if image.is_some() {
+                let value = quantized.layer(graph, index, &rounded);
+                rounded.push(value);
+            }
         }
         Ok(quantized)
+    }
+
+    /// The scale of the value that a layer with parameters reads.
+    fn input_scale(&self, layer: &Layer) -> Result<f32> {
+        let affine = self.values[layer.inputs[0]];
+        let affine =
+            affine.with_context(|| format!("layer {}: its input is an output and stays f32", layer.name))?;
+        Ok(affine.scale)
     }
 
     /// What the quantised layer makes.
@@ -147,96 +165,21 @@ impl Quantized {
     }
 }
 
-/// How a value's range is chosen from what calibration saw of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Range {
-    /// Everything seen.
-    Full,
-    /// All but one in ten thousand at each end.
-    Percentile,
-    /// The part of the full range with the least squared rounding and clipping error.
-    LeastError,
-}
-
-impl Range {
-    fn name(self) -> &'static str {
-        match self {
-            Range::Full => "full range",
-            Range::Percentile => "percentile",
-            Range::LeastError => "least squared error",
-        }
-    }
-}
-
-/// What calibration saw of a value.
-struct Seen {
-    low: f64,
-    high: f64,
-    /// Values drawn at random.
-    sample: Tensor,
-}
-
-/// Values drawn per tensor over all calibration pictures.
-const SAMPLE: i64 = 100_000;
-
-impl Seen {
-    fn affine(&self, range: Range) -> Affine {
-        match range {
-            Range::Full => Affine::covering(self.low, self.high),
-            Range::Percentile => {
-                let (sorted, _) = self.sample.sort(0, false);
-                let tail = (sorted.size()[0] as f64 * 1e-4).round() as i64;
-                let at = |index: i64| sorted.double_value(&[index]);
-                Affine::covering(at(tail), at(sorted.size()[0] - 1 - tail))
-            }
-            Range::LeastError => {
-                let error = |affine: &Affine| {
-                    (affine.round(&self.sample) - &self.sample).square().mean(None).double_value(&[])
-                };
-                (0..60)
-                    .map(|step| 1.0 - f64::from(step) * 0.0125)
-                    .map(|part| Affine::covering(self.low * part, self.high * part))
-                    .min_by(|a, b| error(a).total_cmp(&error(b)))
-                    .unwrap_or(Affine::covering(self.low, self.high))
-            }
-        }
-    }
-}
-
-/// Runs the float network over the calibration batches.
-fn observe(graph: &Graph, batches: &[Tensor]) -> Vec<Seen> {
-    let mut seen: Vec<(f64, f64, Vec<Tensor>)> = Vec::new();
-    seen.resize_with(graph.layers.len() + 1, || (0.0, 0.0, Vec::new()));
-    for batch in batches {
-        for (value, (low, high, samples)) in graph.values(batch).iter().zip(&mut seen) {
-            *low = low.min(value.min().double_value(&[]));
-            *high = high.max(value.max().double_value(&[]));
-            let wanted = SAMPLE / batches.len() as i64;
-            let drawn = Tensor::randint(value.numel() as i64, [wanted], (Kind::Int64, value.device()));
-            samples.push(value.take(&drawn));
-        }
-    }
-    seen.into_iter()
-        .map(|(low, high, samples)| Seen { low, high, sample: Tensor::cat(&samples, 0) })
-        .collect()
-}
-
 /// Quantises a network by what it does on calibration pictures. The graph's parameters change, what it computes
 /// does not.
 ///
 /// `batches` are normalised pictures `[n, 3, h, w]`; the last is kept for choosing the ranges' rule, so there are
 /// at least two.
 pub fn quantize(graph: &mut Graph, batches: &[Tensor]) -> Result<Quantized> {
-    ensure!(batches.len() >= 2, "calibration needs at least two batches of pictures, not {}", batches.len());
-    let (held_out, seen_batches) = batches.split_last().context("no calibration pictures")?;
+    let (held_out, seen_batches) = calibration(batches)?;
     no_grad(|| {
         equalize(graph, &seen_batches[0]);
         let seen = observe(graph, seen_batches);
         let exact = graph.run(held_out);
         let mut best: Option<(f64, Quantized)> = None;
         let mut errors = BTreeMap::new();
-        for range in [Range::Full, Range::Percentile, Range::LeastError] {
-            let quantized = Quantized::new(graph, affines(graph, &seen, range), &seen_batches[0])?;
+        for range in Range::ALL {
+            let quantized = Quantized::new(graph, range, &seen, Some(&seen_batches[0]))?;
             let error = relative_error(&exact, &quantized.run(graph, held_out));
             info!("{}: ranges by {}: relative error {error:.5}", graph.name, range.name());
             errors.insert(range.name(), error);
@@ -246,6 +189,41 @@ pub fn quantize(graph: &mut Graph, batches: &[Tensor]) -> Result<Quantized> {
         }
         best.map(|(_, quantized)| Quantized { errors, ..quantized }).context("no rule for ranges")
     })
+}
+
+/// A network in int8 with a part only of what [`quantize`] does.
+#[derive(Debug)]
+pub struct Partial {
+    /// What was done, as `percentile, channels equalised`.
+    pub name: String,
+    pub graph: Graph,
+    pub quantized: Quantized,
+}
+
+/// What [`quantize`] comes to step by step: ranges alone, by each rule, then by the rule `chosen` with equalised
+/// channels. The next step, corrected biases, is [`quantize`]'s own result. `graph` is as it was before that, `batches`
+/// are the same.
+pub fn partial(graph: &Graph, batches: &[Tensor], chosen: Range) -> Result<Vec<Partial>> {
+    let (_, seen_batches) = calibration(batches)?;
+    no_grad(|| {
+        let seen = observe(graph, seen_batches);
+        let mut steps = Vec::new();
+        for range in Range::ALL {
+            let quantized = Quantized::new(graph, range, &seen, None)?;
+            steps.push(Partial { name: range.name().to_owned(), graph: graph.clone(), quantized });
+        }
+        let mut graph = graph.clone();
+        equalize(&mut graph, &seen_batches[0]);
+        let quantized = Quantized::new(&graph, chosen, &observe(&graph, seen_batches), None)?;
+        steps.push(Partial { name: format!("{}, channels equalised", chosen.name()), graph, quantized });
+        Ok(steps)
+    })
+}
+
+/// The batch on which rules are compared, and those from which ranges are chosen.
+fn calibration(batches: &[Tensor]) -> Result<(&Tensor, &[Tensor])> {
+    ensure!(batches.len() >= 2, "calibration needs at least two batches of pictures, not {}", batches.len());
+    batches.split_last().context("no calibration pictures")
 }
 
 /// How each value is stored.

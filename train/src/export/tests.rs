@@ -3,10 +3,18 @@
 use tch::{Device, Kind, Tensor, nn};
 use tract_onnx::prelude::*;
 
-use super::{equalize::equalize, graph::Graph, lower, onnx::encode, quantize::quantize};
+use super::{
+    equalize::equalize,
+    graph::Graph,
+    learnt::Learnt,
+    lower,
+    onnx::encode,
+    quantize::{Quantized, partial, quantize},
+};
 use crate::{
     detector::network::{Network, normalise},
     network::{self, Architecture, Regularisation},
+    optimizer::{AdamW, Optimizer},
     python::python,
 };
 
@@ -15,7 +23,7 @@ const CLASSIFIER: i64 = 64;
 const DETECTOR: [i64; 2] = [96, 160];
 
 /// uint8 `[n, 3, h, w]`: smooth, so that no tensor is mere noise.
-fn pictures(n: i64, [height, width]: [i64; 2]) -> Tensor {
+pub fn pictures(n: i64, [height, width]: [i64; 2]) -> Tensor {
     let coarse = Tensor::rand([n, 3, height / 16, width / 16], (Kind::Float, Device::Cpu)) * 255.0;
     coarse.upsample_bilinear2d([height, width], false, None, None).to_kind(Kind::Uint8)
 }
@@ -35,10 +43,10 @@ fn unsettle(store: &nn::VarStore, forward: impl Fn(&Tensor), size: [i64; 2]) {
     });
 }
 
-type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
+pub type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
 
 /// A classifier of random weights: its graph and its own forward pass.
-fn classifier() -> (Graph, Forward) {
+pub fn classifier() -> (Graph, Forward) {
     tch::manual_seed(1);
     let store = nn::VarStore::new(Device::Cpu);
     let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
@@ -59,7 +67,7 @@ fn detector() -> (Graph, Forward) {
 }
 
 /// All outputs, one after the other.
-fn flat(outputs: &[Tensor]) -> Tensor {
+pub fn flat(outputs: &[Tensor]) -> Tensor {
     Tensor::cat(&outputs.iter().map(|output| output.flatten(0, -1)).collect::<Vec<_>>(), 0)
 }
 
@@ -112,7 +120,7 @@ fn largest_difference(exact: &Tensor, found: &Tensor) -> f64 {
 }
 
 /// The part of the signal's power that is error.
-fn noise(exact: &Tensor, found: &Tensor) -> f64 {
+pub fn noise(exact: &Tensor, found: &Tensor) -> f64 {
     assert_eq!(exact.size(), found.size());
     ((exact - found).square().sum(None) / exact.square().sum(None)).double_value(&[])
 }
@@ -147,8 +155,48 @@ const ROUNDING: f64 = 2e-3;
 fn int8_file_is_the_rounded_network(mut graph: Graph) {
     let batches = [(); 3].map(|()| normalise(&pictures(4, graph.size)));
     let quantized = quantize(&mut graph, &batches).unwrap();
-    let onnx = encode(&graph, Some(&quantized));
-    let rounded = |pictures: &Tensor| flat(&quantized.run(&graph, &normalise(pictures)));
+    file_is(&graph, &quantized);
+    fine_tuning_mends_and_the_file_follows(&graph, quantized);
+}
+
+/// A network whose biases are off learns to say what the float network says.
+fn fine_tuning_mends_and_the_file_follows(graph: &Graph, mut quantized: Quantized) {
+    for (integers, affine) in quantized.parameters.iter_mut().zip(&quantized.values[1..]) {
+        if let (Some(integers), Some(affine)) = (integers, affine) {
+            let off = &integers.bias_scale.reciprocal() * (f64::from(affine.scale) * 255.0 * 0.02);
+            integers.bias = (&integers.bias + off.round()).to_kind(Kind::Int);
+        }
+    }
+    let shown = normalise(&pictures(4, graph.size));
+    let exact = flat(&graph.run(&shown));
+    let learnt = Learnt::new(graph, &quantized, Device::Cpu).unwrap();
+    let run = |shown: &Tensor| flat(&learnt.run(shown).unwrap());
+    let before = noise(&exact, &run(&shown));
+    let found = noise(&exact, &flat(&quantized.run(graph, &shown)));
+    assert!(
+        (0.8..1.25).contains(&(found / before)),
+        "it starts at {before}, where calibration ended at {found}"
+    );
+    tch::with_grad(|| {
+        let mut optimizer = AdamW::new(learnt.variables(), 0.0);
+        for _ in 0..16 {
+            optimizer.step(&(run(&shown) - &exact).square().mean(None), 1e-3);
+        }
+    });
+    let after = noise(&exact, &run(&shown));
+    assert!(after < 0.5 * before, "{after}, and {before} before");
+    let tuned = learnt.quantized(quantized).unwrap();
+    assert!(
+        run(&shown).equal(&flat(&tuned.run(graph, &shown))),
+        "the integers compute what was learnt, to the bit"
+    );
+    file_is(graph, &tuned);
+}
+
+/// The file of a quantised network computes what the network does.
+fn file_is(graph: &Graph, quantized: &Quantized) {
+    let onnx = encode(graph, Some(quantized));
+    let rounded = |pictures: &Tensor| flat(&quantized.run(graph, &normalise(pictures)));
 
     let (one, two) = (pictures(1, graph.size), pictures(2, graph.size));
     let from_float = noise(&flat(&graph.run(&normalise(&two))), &rounded(&two));
@@ -171,6 +219,38 @@ fn int8_classifier_is_the_rounded_network() {
 #[test]
 fn int8_detector_is_the_rounded_network() {
     tch::no_grad(|| int8_file_is_the_rounded_network(detector().0));
+}
+
+#[test]
+fn partial_steps_lead_to_the_file() {
+    tch::no_grad(|| {
+        let (unequal, _) = detector();
+        let mut graph = unequal.clone();
+        let batches = [(); 3].map(|()| normalise(&pictures(4, graph.size)));
+        let whole = quantize(&mut graph, &batches).unwrap();
+        let steps = partial(&unequal, &batches, whole.range).unwrap();
+        let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names[..4], ["full range", "percentile", "least squared error", "entropy"]);
+        assert!(names[4].ends_with("channels equalised"), "{names:?}");
+        let exact = flat(&unequal.run(&batches[2]));
+        for step in &steps {
+            assert!(
+                noise(&exact, &flat(&step.quantized.run(&step.graph, &batches[2]))) < 0.2,
+                "{}",
+                step.name
+            );
+        }
+        // All that is left to do are the biases.
+        let weights = |of: &Quantized| {
+            of.parameters.iter().flatten().map(|p| p.weight.shallow_clone()).collect::<Vec<_>>()
+        };
+        let biases = |of: &Quantized| {
+            of.parameters.iter().flatten().map(|p| p.bias.shallow_clone()).collect::<Vec<_>>()
+        };
+        let last = &steps[4].quantized;
+        assert!(weights(last).iter().zip(weights(&whole)).all(|(a, b)| a.equal(&b)));
+        assert!(!biases(last).iter().zip(biases(&whole)).all(|(a, b)| a.equal(&b)));
+    });
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Losses of one head of classes, by name, and their weighted sums.
 
+mod distillation;
+
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
+
+pub use distillation::divergence;
 
 /// One loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
