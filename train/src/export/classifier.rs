@@ -1,6 +1,6 @@
 //! The attribute classifier: calibration and checking faces, temperatures, card.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Result, ensure};
 use mien::{
@@ -82,8 +82,8 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let held_out = draw(held_out, options.check);
     ensure!(!held_out.is_empty(), "no face is held out; --check must be at least 1");
 
-    let quantized =
-        options.quantize(&mut graph, &batches(options, &config, draw(training, options.calibration))?)?;
+    let quantized = options
+        .quantize(&mut graph, &batches(&options.data, &config, draw(training, options.calibration))?)?;
     // What is measured must not be what temperatures and thresholds were fitted on.
     let (fitted_on, held_out) = held_out.split_at(held_out.len() / 2);
     let fitting = Validation::of_run(&config, &options.data, fitted_on.to_vec(), Device::Cpu)?;
@@ -146,9 +146,9 @@ fn ensure_runs(config: &Config) -> Result<()> {
 }
 
 /// Faces as the program crops them, normalised.
-fn batches(options: &Options, config: &Config, faces: Vec<Face>) -> Result<Vec<Tensor>> {
+pub fn batches(data: &Path, config: &Config, faces: Vec<Face>) -> Result<Vec<Tensor>> {
     let framing = config.framing(&faces);
-    let Pictures { faces, pictures, .. } = read(&options.data, faces, framing)?;
+    let Pictures { faces, pictures, .. } = read(data, faces, framing)?;
     let view = config.view();
     let crops: Vec<_> = pictures.iter().zip(&faces).map(|(picture, face)| view.of(picture, face)).collect();
     Ok(crops.chunks(BATCH).map(|crops| normalise(&to_tensor(crops))).collect())

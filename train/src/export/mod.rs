@@ -1,4 +1,4 @@
-//! Checkpoint → ONNX file and model card.
+//! Checkpoint → ONNX file and model card, and back.
 
 pub mod card;
 mod classifier;
@@ -8,6 +8,7 @@ mod graph;
 mod lower;
 mod onnx;
 mod quantize;
+pub mod recover;
 mod temperature;
 #[cfg(test)]
 mod tests;

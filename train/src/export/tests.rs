@@ -15,7 +15,7 @@ const CLASSIFIER: i64 = 64;
 const DETECTOR: [i64; 2] = [96, 160];
 
 /// uint8 `[n, 3, h, w]`: smooth, so that no tensor is mere noise.
-fn pictures(n: i64, [height, width]: [i64; 2]) -> Tensor {
+pub fn pictures(n: i64, [height, width]: [i64; 2]) -> Tensor {
     let coarse = Tensor::rand([n, 3, height / 16, width / 16], (Kind::Float, Device::Cpu)) * 255.0;
     coarse.upsample_bilinear2d([height, width], false, None, None).to_kind(Kind::Uint8)
 }
@@ -35,10 +35,10 @@ fn unsettle(store: &nn::VarStore, forward: impl Fn(&Tensor), size: [i64; 2]) {
     });
 }
 
-type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
+pub type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
 
 /// A classifier of random weights: its graph and its own forward pass.
-fn classifier() -> (Graph, Forward) {
+pub fn classifier() -> (Graph, Forward) {
     tch::manual_seed(1);
     let store = nn::VarStore::new(Device::Cpu);
     let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
@@ -49,7 +49,7 @@ fn classifier() -> (Graph, Forward) {
 }
 
 /// A detector of random weights: its graph and its own forward pass.
-fn detector() -> (Graph, Forward) {
+pub fn detector() -> (Graph, Forward) {
     tch::manual_seed(2);
     let store = nn::VarStore::new(Device::Cpu);
     let net = Network::new(&store.root());
@@ -59,7 +59,7 @@ fn detector() -> (Graph, Forward) {
 }
 
 /// All outputs, one after the other.
-fn flat(outputs: &[Tensor]) -> Tensor {
+pub fn flat(outputs: &[Tensor]) -> Tensor {
     Tensor::cat(&outputs.iter().map(|output| output.flatten(0, -1)).collect::<Vec<_>>(), 0)
 }
 
@@ -106,13 +106,13 @@ fn tract(onnx: &[u8], pictures: &Tensor) -> Tensor {
 }
 
 /// The largest difference over the largest value.
-fn largest_difference(exact: &Tensor, found: &Tensor) -> f64 {
+pub fn largest_difference(exact: &Tensor, found: &Tensor) -> f64 {
     assert_eq!(exact.size(), found.size());
     ((exact - found).abs().max() / exact.abs().max()).double_value(&[])
 }
 
 /// The part of the signal's power that is error.
-fn noise(exact: &Tensor, found: &Tensor) -> f64 {
+pub fn noise(exact: &Tensor, found: &Tensor) -> f64 {
     assert_eq!(exact.size(), found.size());
     ((exact - found).square().sum(None) / exact.square().sum(None)).double_value(&[])
 }
