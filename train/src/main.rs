@@ -57,6 +57,8 @@ enum Command {
     Queue(ledger::QueueOptions),
     /// Write trained weights as an ONNX file with its model card
     Export(export::Options),
+    /// Take the weights back out of an exported file, to train on from them
+    Recover(export::recover::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
     /// Measure them and write the figures into their cards
@@ -89,6 +91,7 @@ fn main() -> Result<()> {
         Command::Ablate(options) => ledger::ablate(&options),
         Command::Queue(options) => ledger::queue(&options),
         Command::Export(options) => export::export(&options),
+        Command::Recover(options) => export::recover::recover(&options),
         Command::Measure(options) => measure::measure(&options),
         Command::Card(options) => measure::card(&options),
         Command::Mistakes(options) => mistakes::mistakes(&options),

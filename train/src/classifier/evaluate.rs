@@ -112,6 +112,13 @@ pub struct MaskFigures {
     pub confusion: Confusion<3>,
 }
 
+/// Figures of faces whose painted masks are worn alike.
+#[derive(Debug, Default, Serialize)]
+pub struct WearFigures {
+    pub mask_accuracy: f64,
+    pub faces: u32,
+}
+
 /// Figures of each data pack.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
@@ -119,6 +126,8 @@ pub struct Report {
     pub fairface: FaceFigures,
     /// UTKFace with painted masks.
     pub painted: FaceFigures,
+    /// The same by how the mask is worn.
+    pub painted_by_wear: BTreeMap<&'static str, WearFigures>,
     /// Photos of real masks.
     pub masks: MaskFigures,
     /// Photos with masks pasted by the makers of the set.
@@ -175,6 +184,12 @@ impl Part {
             faces: confusion.total(),
             confusion,
         }
+    }
+}
+
+impl WearFigures {
+    fn of(tally: &Tally) -> WearFigures {
+        WearFigures { mask_accuracy: tally.mask.0.accuracy(), faces: tally.mask.0.total() }
     }
 }
 
@@ -279,7 +294,11 @@ impl Validation {
     /// How good `predictions` are on each data pack.
     pub fn report_of(&self, predictions: &[Prediction]) -> Report {
         let [mut utkface, mut fairface, mut painted, mut masks, mut pasted]: [Part; 5] = Default::default();
+        let mut by_wear: BTreeMap<&'static str, Tally> = BTreeMap::new();
         for (((face, mask), wear), prediction) in self.faces().zip(&self.painted).zip(predictions) {
+            if let (Set::UtkFace, Some(wear)) = (&face.set, wear) {
+                by_wear.entry(wear.name()).or_default().add(face, mask, prediction);
+            }
             match (&face.set, wear) {
                 (Set::UtkFace, None) => &mut utkface,
                 (Set::UtkFace, Some(_)) => &mut painted,
@@ -294,6 +313,10 @@ impl Validation {
             utkface: utkface.faces(),
             fairface: fairface.faces(),
             painted: painted.faces(),
+            painted_by_wear: by_wear
+                .into_iter()
+                .map(|(wear, tally)| (wear, WearFigures::of(&tally)))
+                .collect(),
             masks: masks.masks(),
             pasted: pasted.masks(),
         }

@@ -67,7 +67,7 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
 }
 
 /// The photos as the network sees them, normalised.
-fn batches(scenes: &[Scene]) -> Vec<Tensor> {
+pub fn batches(scenes: &[Scene]) -> Vec<Tensor> {
     let pictures: Vec<_> = scenes.iter().map(|scene| letterbox(&scene.picture, SIDE).0).collect();
     pictures.chunks(BATCH).map(|pictures| normalise(&stack(&pictures.iter().collect::<Vec<_>>()))).collect()
 }

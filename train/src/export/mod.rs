@@ -1,4 +1,4 @@
-//! Checkpoint → ONNX file and model card.
+//! Checkpoint → ONNX file and model card, and back.
 
 mod calibrate;
 pub mod card;
@@ -11,6 +11,7 @@ mod learnt;
 mod lower;
 mod onnx;
 mod quantize;
+pub mod recover;
 mod temperature;
 #[cfg(test)]
 mod tests;

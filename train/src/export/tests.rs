@@ -57,7 +57,7 @@ pub fn classifier() -> (Graph, Forward) {
 }
 
 /// A detector of random weights: its graph and its own forward pass.
-fn detector() -> (Graph, Forward) {
+pub fn detector() -> (Graph, Forward) {
     tch::manual_seed(2);
     let store = nn::VarStore::new(Device::Cpu);
     let net = Network::new(&store.root());
@@ -114,7 +114,7 @@ fn tract(onnx: &[u8], pictures: &Tensor) -> Tensor {
 }
 
 /// The largest difference over the largest value.
-fn largest_difference(exact: &Tensor, found: &Tensor) -> f64 {
+pub fn largest_difference(exact: &Tensor, found: &Tensor) -> f64 {
     assert_eq!(exact.size(), found.size());
     ((exact - found).abs().max() / exact.abs().max()).double_value(&[])
 }

@@ -187,10 +187,10 @@ pub fn run_once(config: &Config, baseline: &Baseline, folder: &Path) -> Result<E
     Ok(entry)
 }
 
-/// The folders of runs in and below `folder`, in order.
-fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The folders in and below `folder` that hold a file of this name, in order.
+fn folders_with(file: &str, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    if folder.join(ENTRY).exists() {
+    if folder.join(file).exists() {
         found.push(folder.to_owned());
     }
     let entries =
@@ -198,7 +198,7 @@ fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut below: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     below.sort();
     for path in below.into_iter().filter(|path| path.is_dir()) {
-        found.extend(runs_below(&path)?);
+        found.extend(folders_with(file, &path)?);
     }
     Ok(found)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Entry, runs_below};
+use super::{ENTRY, Entry, folders_with};
 use crate::{classifier::config::Assignment, output, plot};
 
 #[derive(Debug, clap::Args)]
@@ -27,14 +27,18 @@ enum View {
     },
     /// What two runs have differently, and what came of it
     Compare { first: PathBuf, second: PathBuf },
-    /// Draw a figure of several runs, epoch by epoch
+    /// Draw a figure of several runs, of the classifier or of the detector, epoch by epoch
     Curves {
         /// Folders of runs
         #[arg(required = true)]
         folders: Vec<PathBuf>,
-        /// Which: a figure of the photos held out (macro_f1, accuracy, age_mae, …), train.loss or train.accuracy
+        /// Which: a figure of the photos held out (macro_f1, accuracy, age_mae, …), or the path of any other in a line
+        /// of metrics.jsonl: train.loss, or a detector's validation.wider.average_precision
         #[arg(long, default_value = "macro_f1")]
         figure: String,
+        /// Draw what a classifier's run logs between its epochs instead: loss, or a part of it
+        #[arg(long)]
+        steps: bool,
         /// The SVG to write
         #[arg(long)]
         out: PathBuf,
@@ -46,8 +50,8 @@ pub fn ledger(options: &LedgerOptions) -> Result<()> {
     match &options.view {
         View::List { folders, filters } => output::print(&list(folders, filters)?)?,
         View::Compare { first, second } => output::print(&compare(first, second)?)?,
-        View::Curves { folders, figure, out } => {
-            let svg = curves(folders, figure)?;
+        View::Curves { folders, figure, steps, out } => {
+            let svg = curves(folders, figure, *steps)?;
             std::fs::write(out, svg).with_context(|| format!("writing {}", out.display()))?;
         }
     }
@@ -57,7 +61,7 @@ pub fn ledger(options: &LedgerOptions) -> Result<()> {
 fn entries(folders: &[PathBuf]) -> Result<Vec<(PathBuf, Entry)>> {
     let mut entries = Vec::new();
     for folder in folders {
-        for run in runs_below(folder)? {
+        for run in folders_with(ENTRY, folder)? {
             entries.push((run.clone(), Entry::read(&run)?));
         }
     }
@@ -151,30 +155,37 @@ fn name(folder: &Path) -> String {
         .map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn curves(folders: &[PathBuf], figure: &str) -> Result<String> {
+fn curves(folders: &[PathBuf], figure: &str, steps: bool) -> Result<String> {
+    const METRICS: &str = "metrics.jsonl";
+    let (event, axis) = if steps { ("step", "step") } else { ("epoch", "epoch") };
+    let pointer = match figure.contains('.') || steps {
+        true => format!("/{}", figure.replace('.', "/")),
+        false => format!("/overall/{figure}"),
+    };
     let mut curves = Vec::new();
-    for (folder, _) in entries(folders)? {
-        let path = folder.join("metrics.jsonl");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let pointer = match figure.split_once('.') {
-            Some((part, figure)) => format!("/{part}/{figure}"),
-            None => format!("/overall/{figure}"),
-        };
-        let mut points = Vec::new();
-        for line in text.lines() {
-            let line: Value =
-                serde_json::from_str(line).with_context(|| format!("reading {}", path.display()))?;
-            let value = line.pointer(&pointer).and_then(Value::as_f64);
-            if let (Some("epoch"), Some(epoch), Some(value)) =
-                (line["event"].as_str(), line["epoch"].as_f64(), value)
-            {
-                points.push((epoch, value));
+    for folder in folders {
+        for run in folders_with(METRICS, folder)? {
+            let path = run.join(METRICS);
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            let mut points = Vec::new();
+            for line in text.lines() {
+                let line: Value =
+                    serde_json::from_str(line).with_context(|| format!("reading {}", path.display()))?;
+                let value = line.pointer(&pointer).and_then(Value::as_f64);
+                // A detector's lines are epochs, all of them.
+                if let (true, Some(at), Some(value)) =
+                    (line["event"].as_str().unwrap_or("epoch") == event, line[axis].as_f64(), value)
+                {
+                    points.push((at, value));
+                }
             }
+            ensure!(!points.is_empty(), "{} has no figure {figure:?}", path.display());
+            curves.push((run.display().to_string(), points));
         }
-        ensure!(!points.is_empty(), "{} has no figure {figure:?}", path.display());
-        curves.push((folder.display().to_string(), points));
     }
-    plot::curves(figure, "epoch", &curves)
+    ensure!(!curves.is_empty(), "no run in {folders:?}; a run's folder holds {METRICS}");
+    plot::curves(figure, axis, &curves)
 }
 
 #[cfg(test)]
@@ -247,9 +258,29 @@ mod tests {
     fn curves_are_drawn_by_run() {
         let folder = tempfile::tempdir().unwrap();
         runs(folder.path());
-        let svg = curves(&[folder.path().to_owned()], "macro_f1").unwrap();
+        let svg = curves(&[folder.path().to_owned()], "macro_f1", false).unwrap();
         assert!(svg.contains("focal") && svg.contains("<polyline"));
-        let error = curves(&[folder.path().to_owned()], "beauty").unwrap_err().to_string();
+        let error = curves(&[folder.path().to_owned()], "beauty", false).unwrap_err().to_string();
         assert!(error.contains("beauty"), "{error}");
+    }
+
+    #[test]
+    fn detectors_and_steps_have_curves_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let draw = |name: &str, lines: &str, figure: &str, steps| {
+            let run = folder.path().join(name);
+            std::fs::create_dir_all(&run).unwrap();
+            std::fs::write(run.join("metrics.jsonl"), lines).unwrap();
+            curves(&[run], figure, steps)
+        };
+        let epochs = [1, 2].map(|epoch| {
+            serde_json::json!({ "epoch": epoch, "validation": { "wider": { "recall": 0.5 } } }).to_string()
+        });
+        assert!(draw("face", &epochs.join("\n"), "validation.wider.recall", false).unwrap().contains("face"));
+        let steps = [50, 100].map(|step| {
+            serde_json::json!({ "event": "step", "step": step, "loss": 3.0 / f64::from(step) }).to_string()
+        });
+        assert!(draw("attributes", &steps.join("\n"), "loss", true).unwrap().contains("step"));
+        assert!(draw("attributes", &steps.join("\n"), "loss", false).is_err());
     }
 }

@@ -45,6 +45,15 @@ pub enum Wear {
 }
 
 impl Wear {
+    pub fn name(self) -> &'static str {
+        match self {
+            Wear::Worn => "worn",
+            Wear::BelowNose => "below_nose",
+            Wear::Chin => "chin",
+            Wear::OneEar => "one_ear",
+        }
+    }
+
     /// What the mask head is taught.
     pub fn label(self) -> Mask {
         match self {
