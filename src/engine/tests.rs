@@ -101,6 +101,23 @@ fn faces_in_a_batch_are_seen_as_one_by_one() {
     }
 }
 
+/// So large that layers with results of the network run on one picture after the other.
+#[test]
+fn large_pictures_in_a_batch_are_seen_as_one_by_one() {
+    let mut network = network(&detector(), &detect::OUTPUTS, EngineKind::Int8, InstructionSet::best());
+    let one = picture([1, 256, 320]);
+    let pictures: Vec<u8> =
+        (0..8).flat_map(|n| one.iter().map(move |value| value.wrapping_add(20 * n))).collect();
+    let together = network.run(&pictures, [8, 256, 320]).unwrap();
+    for (n, picture) in pictures.chunks_exact(one.len()).enumerate() {
+        let alone = network.run(picture, [1, 256, 320]).unwrap();
+        for (together, alone) in together.iter().zip(alone) {
+            let length = alone.values.len();
+            assert_eq!(together.values[n * length..][..length], alone.values);
+        }
+    }
+}
+
 #[test]
 fn a_network_runs_at_any_size_it_fits() {
     let mut network = network(&detector(), &detect::OUTPUTS, EngineKind::Int8, InstructionSet::best());

@@ -338,7 +338,10 @@ impl Program {
             PICTURE => &pixels[first * h * w * self.channels[PICTURE]..],
             tensor => &buffers[slots[tensor]][first * picture_bytes[tensor]..],
         };
-        let real = &mut reals[layer.output][..];
+        let real = match self.real[layer.output] {
+            true => &mut reals[layer.output][first * oh * ow * self.channels[layer.output]..],
+            false => &mut [][..],
+        };
         match &layer.operation {
             Operation::Pointwise(product) => {
                 let target =

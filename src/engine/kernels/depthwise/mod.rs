@@ -91,6 +91,7 @@ pub(super) struct Strip {
     output_columns: usize,
     zero_point: u8,
     /// As [`is_rectified`] says.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     rectified: bool,
 }
 

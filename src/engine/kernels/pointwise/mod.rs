@@ -102,6 +102,7 @@ enum Output {
         to: *mut u8,
         zero_point: u8,
         /// As [`is_rectified`] says.
+        #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
         rectified: bool,
     },
     /// Quantised, then added to what is there, and quantised again.
@@ -300,10 +301,10 @@ impl Pointwise {
         self.outputs
     }
 
-    /// `input` `[pixels, inputs]`, a pixel every [`stride`] bytes.
+    /// `input` `[pixels, inputs]`, a pixel every [`stride`] bytes; for a convolution without a window.
     ///
     /// # Panics
-    /// When a buffer is too small for so many pixels, or the convolution has a window.
+    /// When a buffer is too small for so many pixels.
     pub fn run(&self, input: &[u8], pixels: usize, target: Target) {
         let windows = Windows { lines: input, line_stride: 0, step: stride(self.inputs) };
         self.run_windows(&windows, pixels, target);
@@ -319,7 +320,8 @@ impl Pointwise {
         }
         let &Windows { lines: input, line_stride, step: input_stride } = windows;
         let quantized = pixels * stride(self.outputs);
-        assert!(input.len() >= (self.lines - 1) * line_stride + (pixels - 1) * input_stride + self.padded);
+        let taken = if self.lines > 1 { self.inputs + SLACK } else { self.padded };
+        assert!(input.len() >= (self.lines - 1) * line_stride + (pixels - 1) * input_stride + taken);
         let (output, output_stride) = match &mut target {
             Target::Quantized(to) => {
                 assert!(to.len() >= quantized);
