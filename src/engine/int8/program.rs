@@ -147,7 +147,7 @@ pub struct Memory {
     together: usize,
     /// Height and width of each tensor.
     sizes: Vec<[usize; 2]>,
-    /// Bytes of each quantised tensor from one picture to the next; 0 where there is room for one only.
+    /// Bytes of each quantised tensor from one picture to the next; 0 where there is room for one only, and for f32.
     picture_bytes: Vec<usize>,
     /// The buffer of each quantised tensor but the picture.
     slots: Vec<usize>,
@@ -263,6 +263,7 @@ impl Program {
             let pixels = pictures * h * w;
             if self.real[tensor] {
                 memory.reals[tensor] = vec![0.0; pixels * self.channels[tensor]];
+                memory.picture_bytes[tensor] = 0;
             } else {
                 // What waits for the other pictures keeps its memory for itself.
                 let waits = index < together && last_use(tensor) >= together;
