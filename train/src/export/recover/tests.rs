@@ -13,8 +13,11 @@ use crate::{
     network::{Architecture, Network, Regularisation},
 };
 
+/// From normalised pictures, and whether batch norms use the batch's own statistics, to outputs.
+type Trainable = Box<dyn Fn(&Tensor, bool) -> Vec<Tensor>>;
+
 /// A network with the weights that were recovered from a file.
-fn recovered(onnx: &[u8], batches: &[Tensor]) -> Box<dyn Fn(&Tensor, bool) -> Vec<Tensor>> {
+fn recovered(onnx: &[u8], batches: &[Tensor]) -> Trainable {
     let file = File::parse(onnx).unwrap();
     let kind = Kind::of(&file.name).unwrap();
     let folder = tempfile::tempdir().unwrap();
