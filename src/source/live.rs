@@ -2,7 +2,7 @@
 //! a source that was lost.
 //!
 //! A [`Feed`] opens a camera, a child process or a connection and hands its pictures over until it fails. Then its
-//! thread runs it again, after pauses that grow to [`LONGEST_PAUSE`].
+//! thread runs it again, after pauses that grow to 5 s.
 
 use std::{
     any::Any,

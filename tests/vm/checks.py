@@ -175,10 +175,11 @@ def negotiation_of_a_webcam(machine):
         ["--fps", 60],
         ["--format", "nv12"],
         ["--format", "yuyv", "--size", "1280x720"],
-        ["--size", "16384x16384"],
+        ["--size", "8192x8192"],
     ]:
         # Refused with all that the camera offers.
         contains(refusal(machine, *arguments), "/dev/video0", "MJPG", "1280x720", "YUYV", "640x480")
+    contains(refusal(machine, "--size", "16384x16384"), "limit of 200 megapixels")
 
 
 @check
