@@ -254,8 +254,8 @@ def only_the_newest_after_a_pause(machine):
     program.stop()
     left = [event["faces"][0]["box"][0] < 245 for event in events]
     assert left[0] and not left[-1], f"the person has not moved: {events}"
-    # Two may come out late: the picture that was being looked at, and the one that waited for its turn.
-    assert sum(left) <= 1 + 2, f"pictures from before the pause were shown after it: {events}"
+    # The picture that was being looked at during the stop may come out late.
+    assert sum(left) <= 2, f"pictures from before the pause were shown after it: {events}"
     times = [event["time"] for event in events]
     gap = max(later - earlier for earlier, later in zip(times, times[1:]))
     assert gap >= 3.5, f"a picture taken during the pause was shown (times of capture: {times})"
