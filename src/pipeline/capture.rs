@@ -51,7 +51,9 @@ impl Clock {
 
 /// What the capture thread hands to inference.
 pub(super) enum Taken {
-    Shot(Shot),
+    /// A picture, and since when it waits: when it was taken, or when the capture thread began to ask for it, if that was
+    /// later, as it is where the driver's clock is off.
+    Shot(Shot, Instant),
     /// What is passed on to the sinks as it is.
     Other(Outcome),
 }
@@ -152,14 +154,15 @@ impl Capture {
             }
             frame.captured = due.unwrap_or(begun).max(begun);
         }
+        let since = frame.captured.max(begun);
         let shot = Shot { frame, time };
         if let Some(preview) = &self.preview {
             preview.replace(View::Shot(shot.clone()));
         }
         if std::mem::take(&mut self.told) || !self.newest_wins {
-            return self.frames.wait(Taken::Shot(shot), &self.stop);
+            return self.frames.wait(Taken::Shot(shot, since), &self.stop);
         }
-        if self.frames.replace(Taken::Shot(shot)).is_some() {
+        if self.frames.replace(Taken::Shot(shot, since)).is_some() {
             lock(&self.stats).skipped += 1;
         }
         true

@@ -40,7 +40,7 @@ use crate::{
     engine::EngineError,
     frame::Frame,
     sink::{Outcome, Seen, Shot, Sink, SinkError},
-    source::{Source, SourceError},
+    source::{Pace, STALE, Source, SourceError},
     stats::{Histogram, Rate, Stage, Stats},
     track::{Person, Tracker},
 };
@@ -232,7 +232,11 @@ fn infer(
         let outcome = match item {
             None => break,
             Some(Taken::Other(outcome)) => outcome,
-            Some(Taken::Shot(shot)) => {
+            Some(Taken::Shot(_, since)) if clock.pace == Pace::Live && since.elapsed() > STALE => {
+                stats.skipped += 1;
+                continue;
+            }
+            Some(Taken::Shot(shot, _)) => {
                 let moment = clock.is_stream().then(|| clock.start + shot.time);
                 let seen = match analyser.analyse(&shot.frame, moment, &mut stats) {
                     Ok(people) => Seen { shot, people },

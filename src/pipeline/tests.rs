@@ -3,7 +3,7 @@ use std::io;
 use super::*;
 use crate::{
     frame::Picture,
-    source::{Extent, Item, Pace},
+    source::{Extent, Item},
 };
 
 const TICK: Duration = Duration::from_millis(2);
@@ -13,6 +13,8 @@ struct Script {
     pace: Pace,
     left: u64,
     interval: Duration,
+    /// The time from when a frame is taken until it is given.
+    held: Duration,
     next: u64,
     unreadable: Option<u64>,
     /// Is lost before this frame, and back.
@@ -36,6 +38,7 @@ impl Script {
             pace,
             left,
             interval: Duration::ZERO,
+            held: Duration::ZERO,
             next: 0,
             unreadable: None,
             lost: None,
@@ -95,6 +98,7 @@ impl Source for Script {
             Pace::Recorded(rate) => start + Duration::from_secs_f64(sequence as f64 / f64::from(rate)),
             _ => Instant::now(),
         };
+        thread::sleep(self.held);
         Ok(Some(Item::Frame(Frame {
             picture: Arc::new(Picture::new(1, 1)),
             captured,
@@ -199,6 +203,25 @@ fn with_a_slow_analyser_live_frames_stay_young() {
     // A queue would have let the age grow to 200 × 18 ms.
     let age = stats.age.quantile(0.95).unwrap();
     assert!(age < Duration::from_millis(200), "{age:?}");
+}
+
+#[test]
+fn a_live_frame_that_has_waited_through_a_pause_is_not_looked_at() {
+    let script = Script { interval: Duration::from_millis(200), ..Script::new(Pace::Live, 2) };
+    let mut slow = Slow { pause: STALE + Duration::from_millis(500), ..Slow::default() };
+    let mut notes = Notes::default();
+    let report = run_headless(script, &mut slow, &mut notes, None);
+    assert_eq!((report.stats.processed, report.stats.skipped), (1, 1));
+    assert_eq!(notes.sequences, [Some(0)]);
+}
+
+#[test]
+fn a_live_frame_whose_decoding_a_pause_has_held_up_is_not_looked_at() {
+    let script = Script { held: STALE + Duration::from_millis(500), ..Script::new(Pace::Live, 1) };
+    let mut notes = Notes::default();
+    let report = run_headless(script, &mut Slow::default(), &mut notes, None);
+    assert_eq!((report.stats.captured, report.stats.skipped), (1, 1));
+    assert_eq!(notes.sequences, []);
 }
 
 #[test]

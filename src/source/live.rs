@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Extent, Item, Pace, PictureError, Source, SourceError};
+use super::{Extent, Item, Pace, PictureError, STALE, Source, SourceError};
 use crate::frame::{Frame, Picture};
 
 /// The longest wait before a look whether it is time to stop.
@@ -226,6 +226,10 @@ impl Outlet {
         if let (None, Some(limit)) = (state.lost, state.overdue(late)) {
             let reason = format!("no picture for {} s, and the driver does not answer", limit.as_secs_f32());
             state.lose(SourceError::new(name, reason, "unplug the camera and plug it in again"));
+        }
+        // If there is a newest picture, it came at `last`. One that has waited for so long is from before a pause.
+        if state.last.elapsed() > STALE {
+            state.newest = None;
         }
         state.turns.pop_front().or_else(|| state.newest.take().map(News::Picture))
     }
@@ -505,6 +509,17 @@ mod tests {
         let numbered =
             unreadable.iter().all(|name| ["script, picture 1", "script, picture 4"].contains(&&**name));
         assert!(numbered, "{unreadable:?}");
+    }
+
+    #[test]
+    fn a_picture_that_has_waited_through_a_pause_is_not_given() {
+        let outlet = Outlet::new(Limits { first: 10 * STALE, next: 10 * STALE });
+        outlet.put(Instant::now(), || Ok(Picture::new(1, 1)));
+        thread::sleep(STALE + Duration::from_millis(100));
+        assert!(outlet.take("script").is_none());
+        // However old the driver says that it is.
+        outlet.put(Instant::now() - 2 * STALE, || Ok(Picture::new(1, 1)));
+        assert!(matches!(outlet.take("script"), Some(News::Picture(_))));
     }
 
     #[test]

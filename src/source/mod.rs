@@ -48,6 +48,9 @@ pub const MAX_PIXELS: u64 = 200_000_000;
 /// The rate of a recording that does not say its own, in pictures a second.
 const DEFAULT_FPS: f32 = 30.0;
 
+/// A live picture that has waited for so long is from before a pause of the program or of the source.
+pub(crate) const STALE: Duration = Duration::from_secs(2);
+
 /// Whether a source stops by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
