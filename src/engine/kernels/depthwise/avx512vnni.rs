@@ -1,4 +1,4 @@
-//! 64 channels in four vectors of 512 bits, 32 in four of 256, 16 in four of 128.
+//! 64 channels in four vectors of 512 bits, 32 in four of 256, 16 in one of 512.
 
 use std::arch::x86_64::*;
 
@@ -29,7 +29,7 @@ unsafe fn run(strip: &Strip, window: &Window, width: usize) {
             }
         };
     }
-    dispatch!(64: zmm, 32: ymm, 16: xmm);
+    dispatch!(64: zmm, 32: ymm, 16: column);
 }
 
 macro_rules! module {
@@ -213,12 +213,175 @@ module!(
     multiply_subtract _mm256_fmsub_ps, as_real _mm256_castsi256_ps, add32 _mm256_add_epi32,
     load_real _mm256_loadu_ps, pack _mm256_packs_epi32 _mm256_adds_epi16 _mm256_packus_epi16
 );
-module!(
-    xmm, 16, __m128i, __m128, u16,
-    load _mm_loadu_si128, maskz_load _mm_maskz_loadu_epi8, store _mm_storeu_si128,
-    mask_store _mm_mask_storeu_epi8, splat8 _mm_set1_epi8, splat16 _mm_set1_epi16, splat32 _mm_set1_epi32,
-    unpack _mm_unpacklo_epi8 _mm_unpackhi_epi8 _mm_unpacklo_epi16 _mm_unpackhi_epi16,
-    dot _mm_dpbusd_epi32, real _mm_cvtepi32_ps, whole _mm_cvtps_epi32, multiply _mm_mul_ps,
-    multiply_subtract _mm_fmsub_ps, as_real _mm_castsi128_ps, add32 _mm_add_epi32,
-    load_real _mm_loadu_ps, pack _mm_packs_epi32 _mm_adds_epi16 _mm_packus_epi16
-);
+
+/// 16 channels: what four vectors of 128 bits would hold, a column of four interleaved rows, is one of 512.
+mod column {
+    use super::*;
+
+    const WIDTH: usize = 16;
+    /// Bytes of 16 channels in four rows.
+    const VECTOR: usize = 64;
+    /// Columns whose sums are computed together, and which one vector of a row of nothing but 16 channels holds.
+    const COLUMNS: usize = 4;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+    pub(super) unsafe fn strip<
+        const SIDE: usize,
+        const STEP: usize,
+        const ROWS: usize,
+        const QUADS: usize,
+    >(
+        strip: &Strip,
+    ) {
+        // SAFETY: the caller promises that the strip's pointers reach as far as its fields say.
+        unsafe {
+            interleave::<QUADS>(strip);
+            let mut column = 0;
+            while column + COLUMNS <= strip.output_columns {
+                columns::<SIDE, STEP, ROWS, QUADS, COLUMNS>(strip, column);
+                column += COLUMNS;
+            }
+            while column < strip.output_columns {
+                columns::<SIDE, STEP, ROWS, QUADS, 1>(strip, column);
+                column += 1;
+            }
+        }
+    }
+
+    /// A few columns of the output from `first` on.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+    unsafe fn columns<
+        const SIDE: usize,
+        const STEP: usize,
+        const ROWS: usize,
+        const QUADS: usize,
+        const COLUMNS: usize,
+    >(
+        strip: &Strip,
+        first: usize,
+    ) {
+        // SAFETY: as for `strip`.
+        unsafe {
+            let at = |of: *const i8, vector: usize| _mm512_loadu_si512(of.add(vector * VECTOR).cast());
+            let two_to_23 = _mm512_set1_epi32(FLOAT_SUMS);
+            let bias = _mm512_loadu_si512(strip.bias.cast());
+            let bias = if strip.rectified { _mm512_add_epi32(bias, two_to_23) } else { bias };
+            let values = strip.scratch.add(first * STEP * QUADS * VECTOR).cast::<i8>();
+            let mut sums = [[bias; COLUMNS]; ROWS];
+            for tap in 0..SIDE * QUADS {
+                let value: [__m512i; COLUMNS] = std::array::from_fn(|c| at(values, c * STEP * QUADS + tap));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let weight = at(strip.weights, row * SIDE * QUADS + tap);
+                    for c in 0..COLUMNS {
+                        sums[c] = _mm512_dpbusd_epi32(sums[c], value[c], weight);
+                    }
+                }
+            }
+            let multipliers = _mm512_loadu_ps(strip.multipliers);
+            let offsets = _mm512_mul_ps(multipliers, _mm512_castsi512_ps(two_to_23));
+            let zero_point = _mm512_set1_epi32(i32::from(strip.zero_point));
+            // So that adding the zero point stays within 32 bits.
+            let most = _mm512_set1_epi32(i32::from(u16::MAX));
+            for (sums, output) in sums.iter().zip(strip.output) {
+                if output.is_null() {
+                    continue;
+                }
+                for (c, &sums) in sums.iter().enumerate() {
+                    let whole = if strip.rectified {
+                        _mm512_cvtps_epi32(_mm512_fmsub_ps(_mm512_castsi512_ps(sums), multipliers, offsets))
+                    } else {
+                        let whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), multipliers));
+                        _mm512_add_epi32(_mm512_min_epi32(whole, most), zero_point)
+                    };
+                    let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, _mm512_setzero_si512()));
+                    let to = output.add((first + c) * strip.output_stride);
+                    if strip.channels == WIDTH {
+                        _mm_storeu_si128(to.cast(), bytes);
+                    } else {
+                        _mm_mask_storeu_epi8(to.cast(), mask(strip.channels), bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    fn mask(channels: usize) -> u16 {
+        u16::MAX >> (WIDTH - channels)
+    }
+
+    /// Fills the scratch memory.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+    unsafe fn interleave<const QUADS: usize>(strip: &Strip) {
+        // SAFETY: as for `strip`.
+        unsafe {
+            let padding = _mm512_set1_epi8(strip.padding as i8);
+            let end = strip.left + strip.columns;
+            for column in (0..strip.left).chain(end..end + strip.right) {
+                for quad in 0..QUADS {
+                    let to = strip.scratch.add((column * QUADS + quad) * VECTOR);
+                    _mm512_storeu_si512(to.cast(), padding);
+                }
+            }
+            for quad in 0..QUADS {
+                let rows: [*const u8; 4] = std::array::from_fn(|n| strip.input[4 * quad + n]);
+                let steps: [usize; 4] = std::array::from_fn(|n| strip.steps[4 * quad + n]);
+                let to = |column: usize| strip.scratch.add(((strip.left + column) * QUADS + quad) * VECTOR);
+                let mut column = 0;
+                // Pixels of 16 channels lie side by side; a row of padding is one pixel.
+                if strip.channels == WIDTH && steps.iter().all(|&step| step == WIDTH || step == 0) {
+                    while column + COLUMNS <= strip.columns {
+                        let [a, b, c, d] = std::array::from_fn(|n| match steps[n] {
+                            0 => _mm512_broadcast_i32x4(_mm_loadu_si128(rows[n].cast())),
+                            step => _mm512_loadu_si512(rows[n].add(column * step).cast()),
+                        });
+                        let (ab_low, ab_high) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+                        let (cd_low, cd_high) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+                        // Four channels in four rows to a lane, a column for each lane.
+                        let v0 = _mm512_unpacklo_epi16(ab_low, cd_low);
+                        let v1 = _mm512_unpackhi_epi16(ab_low, cd_low);
+                        let v2 = _mm512_unpacklo_epi16(ab_high, cd_high);
+                        let v3 = _mm512_unpackhi_epi16(ab_high, cd_high);
+                        // A vector for each column.
+                        let low = (
+                            _mm512_shuffle_i32x4::<0b01_00_01_00>(v0, v1),
+                            _mm512_shuffle_i32x4::<0b01_00_01_00>(v2, v3),
+                        );
+                        let high = (
+                            _mm512_shuffle_i32x4::<0b11_10_11_10>(v0, v1),
+                            _mm512_shuffle_i32x4::<0b11_10_11_10>(v2, v3),
+                        );
+                        let columns = [
+                            _mm512_shuffle_i32x4::<0b10_00_10_00>(low.0, low.1),
+                            _mm512_shuffle_i32x4::<0b11_01_11_01>(low.0, low.1),
+                            _mm512_shuffle_i32x4::<0b10_00_10_00>(high.0, high.1),
+                            _mm512_shuffle_i32x4::<0b11_01_11_01>(high.0, high.1),
+                        ];
+                        for (n, vector) in columns.into_iter().enumerate() {
+                            _mm512_storeu_si512(to(column + n).cast(), vector);
+                        }
+                        column += COLUMNS;
+                    }
+                }
+                let mask = mask(strip.channels);
+                for column in column..strip.columns {
+                    let [a, b, c, d] = std::array::from_fn(|n| {
+                        _mm_maskz_loadu_epi8(mask, rows[n].add(column * steps[n]).cast())
+                    });
+                    let (ab_low, ab_high) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
+                    let (cd_low, cd_high) = (_mm_unpacklo_epi8(c, d), _mm_unpackhi_epi8(c, d));
+                    let four = [
+                        _mm_unpacklo_epi16(ab_low, cd_low),
+                        _mm_unpackhi_epi16(ab_low, cd_low),
+                        _mm_unpacklo_epi16(ab_high, cd_high),
+                        _mm_unpackhi_epi16(ab_high, cd_high),
+                    ];
+                    for (v, vector) in four.into_iter().enumerate() {
+                        _mm_storeu_si128(to(column).add(v * WIDTH).cast(), vector);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -22,8 +22,16 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     let window = (prop_oneof![Just(3), Just(5)], 1..3usize).prop_map(|(side, step)| Window { side, step });
     let side = || prop_oneof![Just(1), 1..12usize];
-    (window, 1..150usize, [side(), side()], values(), zero_point(), zero_point(), any::<u64>()).prop_flat_map(
-        |(window, channels, size, values, padding, zero_point, seed)| {
+    (
+        window,
+        prop_oneof![Just(16), 1..150usize],
+        [side(), side()],
+        values(),
+        zero_point(),
+        zero_point(),
+        any::<u64>(),
+    )
+        .prop_flat_map(|(window, channels, size, values, padding, zero_point, seed)| {
             let before = 0..window.side;
             // An output that needs at most a window less one of padding after the input.
             let most = move |size: usize, before: usize| (size + before - 1) / window.step + 1;
@@ -41,8 +49,7 @@ fn case() -> impl Strategy<Value = Case> {
                     seed,
                 })
             })
-        },
-    )
+        })
 }
 
 struct Numbers {
