@@ -164,6 +164,21 @@ fn what_follows_an_unknown_operator_stays_in_tract() {
 }
 
 #[test]
+fn a_maximum_of_other_than_two_by_two_pixels_stays_in_tract() {
+    let mut proto = detector();
+    let graph = proto.graph.as_mut().unwrap();
+    let pool = graph.node.iter_mut().find(|node| node.op_type == "MaxPool").unwrap();
+    let name = pool.output[0].clone();
+    for attribute in pool.attribute.iter_mut().filter(|attribute| attribute.name == "kernel_shape") {
+        attribute.ints = vec![1, 1];
+    }
+    assert_like_tract(&proto, &detect::OUTPUTS, &picture(FACE), FACE);
+    let network = network(&proto, &detect::OUTPUTS, EngineKind::Int8, InstructionSet::best());
+    let fate = network.fates().iter().find(|fate| fate.0 == name).unwrap().2.clone();
+    assert_eq!(fate, Fate::Plain("only the largest of 2×2 pixels is known".into()));
+}
+
+#[test]
 fn an_operator_on_a_result_reads_it_from_the_program() {
     let mut proto = detector();
     let graph = proto.graph.as_mut().unwrap();

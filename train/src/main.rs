@@ -1,6 +1,7 @@
 mod agree;
 mod archive;
 mod augment;
+mod average;
 mod checkpoint;
 mod classifier;
 mod detector;
@@ -59,6 +60,8 @@ enum Command {
     Export(export::Options),
     /// Take the weights back out of an exported file, to train on from them
     Recover(export::recover::Options),
+    /// Average the weights of a network and of what it became
+    Average(average::Options),
     /// Measure the exported files through the runtime on photos kept from training
     Measure(measure::Options),
     /// Measure them and write the figures into their cards
@@ -92,6 +95,7 @@ fn main() -> Result<()> {
         Command::Queue(options) => ledger::queue(&options),
         Command::Export(options) => export::export(&options),
         Command::Recover(options) => export::recover::recover(&options),
+        Command::Average(options) => average::average(&options),
         Command::Measure(options) => measure::measure(&options),
         Command::Card(options) => measure::card(&options),
         Command::Mistakes(options) => mistakes::mistakes(&options),

@@ -55,6 +55,8 @@ pub enum Operation {
         addition: Addition,
         a_zero_point: u8,
     },
+    /// The largest of 2×2 pixels.
+    MaxPool,
     /// Nearest-neighbour enlargement by 2.
     Upsample,
     /// The mean of all pixels: `multiplier` is for their mean without zero points.
@@ -74,6 +76,7 @@ impl Operation {
             Self::PointwiseAdd(..) => "pointwise + add",
             Self::Depthwise { .. } => "depthwise",
             Self::Add { .. } => "add",
+            Self::MaxPool => "maximum",
             Self::Upsample => "upsample",
             Self::Pool { .. } => "pool",
         }
@@ -221,6 +224,7 @@ impl Program {
                     output
                 }
                 Operation::Pointwise(_) | Operation::PointwiseAdd(..) | Operation::Add { .. } => input,
+                Operation::MaxPool => [input[0] / 2, input[1] / 2],
                 Operation::Upsample => [2 * input[0], 2 * input[1]],
                 Operation::Pool { .. } => [1, 1],
             };
@@ -382,6 +386,17 @@ impl Program {
                 let length = pictures * h * w * stride(channels);
                 add(&read(0)[..length], *a_zero_point, &read(1)[..length], *addition, written);
             }
+            Operation::MaxPool => {
+                let step = stride(channels);
+                for picture in 0..pictures {
+                    let from = &read(0)[picture * h * w * step..][..h * w * step];
+                    let to = &mut written[picture * oh * ow * step..][..oh * ow * step];
+                    for (rows, to) in from.chunks_exact(2 * w * step).zip(to.chunks_exact_mut(ow * step)) {
+                        let (above, below) = rows.split_at(w * step);
+                        max_pool(above, below, step, to);
+                    }
+                }
+            }
             Operation::Upsample => {
                 let step = stride(channels);
                 let rows = read(0)[..pictures * h * w * step].chunks_exact(w * step);
@@ -461,6 +476,17 @@ impl Patch {
 fn add(a: &[u8], a_zero_point: u8, b: &[u8], addition: Addition, to: &mut [u8]) {
     for ((&a, &b), to) in a.iter().zip(b).zip(to) {
         *to = addition.of(i32::from(a) - i32::from(a_zero_point), b);
+    }
+}
+
+/// A line of the largest values of 2×2 pixels, `step` bytes each, in two lines.
+fn max_pool(above: &[u8], below: &[u8], step: usize, to: &mut [u8]) {
+    let pairs = above.chunks_exact(2 * step).zip(below.chunks_exact(2 * step));
+    for ((above, below), to) in pairs.zip(to.chunks_exact_mut(step)) {
+        let ((a, b), (c, d)) = (above.split_at(step), below.split_at(step));
+        for ((((&a, &b), &c), &d), to) in a.iter().zip(b).zip(c).zip(d).zip(to) {
+            *to = a.max(b).max(c.max(d));
+        }
     }
 }
 

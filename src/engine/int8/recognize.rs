@@ -200,6 +200,7 @@ impl<'a> Reader<'a> {
                 let limits = Limits { low: bound(1, f32::NEG_INFINITY)?, high: bound(2, f32::INFINITY)? };
                 self.limited(node, limits)
             }
+            "MaxPool" => self.max_pooled(node),
             "Resize" => self.upsampled(node),
             other => Err(format!("{other} has no int8 operator")),
         }
@@ -325,10 +326,19 @@ impl<'a> Reader<'a> {
         Ok(Value::Quantized { tensor, quantization: Some(to), flat })
     }
 
+    fn max_pooled(&mut self, node: &NodeProto) -> Step<Value> {
+        let halves = |name: &str| ints(node, name).is_some_and(|sides| sides == [2, 2]);
+        let ones = |name: &str| ints(node, name).is_none_or(|values| values.iter().all(|&value| value == 1));
+        let unpadded = ints(node, "pads").is_none_or(|pads| pads.iter().all(|&pad| pad == 0))
+            && text(node, "auto_pad").is_none_or(|mode| matches!(mode.as_str(), "NOTSET" | "VALID"));
+        let whole = int(node, "ceil_mode").unwrap_or(0) == 0;
+        if !(halves("kernel_shape") && halves("strides") && ones("dilations") && unpadded && whole) {
+            return Err("only the largest of 2×2 pixels is known".into());
+        }
+        self.rearranged(node, Operation::MaxPool)
+    }
+
     fn upsampled(&mut self, node: &NodeProto) -> Step<Value> {
-        let Value::Quantized { tensor, quantization, flat: false } = self.input(node, 0)? else {
-            return Err("only a quantised tensor can be resized".into());
-        };
         let scales = self.floats(node, 2)?;
         let text = |name: &str, default: &str| text(node, name).unwrap_or_else(|| default.to_owned());
         let (mode, at) = (text("mode", "nearest"), text("coordinate_transformation_mode", "half_pixel"));
@@ -337,12 +347,22 @@ impl<'a> Reader<'a> {
             (at.as_str(), nearest.as_str()),
             ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor")
         );
-        if scales != [1.0, 1.0, 2.0, 2.0] || mode != "nearest" || !doubles || tensor == PICTURE {
+        if scales != [1.0, 1.0, 2.0, 2.0] || mode != "nearest" || !doubles {
             return Err("only nearest-neighbour enlargement by 2 is known".into());
         }
+        self.rearranged(node, Operation::Upsample)
+    }
+
+    /// A layer that makes none but values it reads.
+    fn rearranged(&mut self, node: &NodeProto, operation: Operation) -> Step<Value> {
+        let (tensor, quantization) = match self.input(node, 0)? {
+            Value::Quantized { tensor: PICTURE, .. } => return Err("it reads the picture".into()),
+            Value::Quantized { tensor, quantization, flat: false } => (tensor, quantization),
+            _ => return Err("it reads numbers that are not quantised".into()),
+        };
         let output = self.new_tensor(self.channels[tensor], false);
         let name = layer_name(&node.output[0]).to_owned();
-        self.layers.push(Layer { name, operation: Operation::Upsample, inputs: vec![tensor], output });
+        self.layers.push(Layer { name, operation, inputs: vec![tensor], output });
         Ok(Value::Quantized { tensor: output, quantization, flat: false })
     }
 

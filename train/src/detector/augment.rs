@@ -20,14 +20,14 @@ pub struct Sample {
     pub ignored: Vec<Rect>,
 }
 
-/// The face that a cut is made for gets a longer side in this range, as parts of the sample's side (10–220 of 256).
-const FACE_SIDE: (f32, f32) = (0.04, 0.86);
+/// The face that a cut is made for gets a longer side in this range, as parts of the sample's side (8–220 of 256).
+const FACE_SIDE: (f32, f32) = (0.03, 0.86);
 /// The least side of a cut in pixels of the photo: less would only blow up blur.
 const LEAST_CUT: f32 = 96.0;
 /// The largest side of a cut, over the photo's longer side.
 const LARGEST_CUT: f32 = 1.6;
 /// Faces with a longer side below this many pixels of the sample are not asked for.
-const LEAST_FACE: f32 = 8.0;
+const LEAST_FACE: f32 = 4.0;
 /// Faces with less than this part of their box in the sample are not asked for.
 const LEAST_VISIBLE: f32 = 0.5;
 
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn small_and_cut_off_faces_are_ignored() {
         let scene = scene();
-        let tiny = Sample::from_square(&scene, &Rect::new(0.0, 0.0, 1000.0, 1000.0), 128, [0; 3]);
+        let tiny = Sample::from_square(&scene, &Rect::new(0.0, 0.0, 2000.0, 2000.0), 128, [0; 3]);
         assert!(tiny.faces.is_empty());
         assert_eq!(tiny.ignored.len(), 1);
         let cut = Sample::from_square(&scene, &Rect::new(150.0, 0.0, 128.0, 128.0), 128, [0; 3]);

@@ -17,7 +17,6 @@ pub mod network;
 mod run;
 mod scenes;
 mod trials;
-mod warm_start;
 mod yunet;
 
 pub use evaluate::{

@@ -20,7 +20,6 @@ use super::{
     loss::{Loss, loss},
     network::{Network, normalise},
     scenes::{Scene, Split, read_marks, read_scenes},
-    warm_start::warm_start,
 };
 use crate::{
     checkpoint::{self, Ema},
@@ -36,7 +35,7 @@ pub struct Options {
     /// Where to write; a run that stopped there goes on from its last whole epoch
     #[arg(long)]
     out: PathBuf,
-    /// Weights to start from; separable convolutions that they lack begin as identities
+    /// Weights to start from, as `mien-train recover` writes them
     #[arg(long)]
     warm_start: Option<PathBuf>,
     /// Passes over the training photos
@@ -243,8 +242,15 @@ impl Run {
     }
 
     fn warm_start(&mut self, path: &Path) -> Result<()> {
-        warm_start(path, &self.current.vs)?;
-        warm_start(path, &self.average.vs)
+        for weighted in [&mut self.current, &mut self.average] {
+            weighted.vs.load(path).with_context(|| {
+                format!(
+                    "{} does not hold the detector's weights; `mien-train recover` makes them",
+                    path.display()
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// One pass over `scenes`, or what the schedule leaves of it; nothing if that is nothing.

@@ -30,10 +30,16 @@ pub fn equalize(graph: &mut Graph, image: &Tensor) {
     }
 }
 
-/// The layers that read what layer `producer` makes.
+/// The layers that read what layer `producer` makes, or the largest of it: a channel's factor passes a maximum.
 pub fn readers_of(graph: &Graph, producer: usize) -> Vec<usize> {
     let value = producer + 1;
-    (value..graph.layers.len()).filter(|&l| graph.layers[l].inputs.contains(&value)).collect()
+    let readers = (value..graph.layers.len()).filter(|&l| graph.layers[l].inputs.contains(&value));
+    readers
+        .flat_map(|l| match graph.layers[l].op {
+            Op::MaxPool2x => readers_of(graph, l),
+            _ => vec![l],
+        })
+        .collect()
 }
 
 /// Whether a layer's channels may be scaled and scaled back by its readers.

@@ -49,6 +49,8 @@ pub enum Op {
     /// A fully connected layer over the channels of a 1×1 value.
     Linear(Parameters),
     Add,
+    /// Of every 2×2 pixels the largest value.
+    MaxPool2x,
     /// Every pixel becomes 2×2 of the same.
     Upsample2x,
     GlobalAveragePool,
@@ -111,6 +113,7 @@ impl Layer {
                 x.flatten(1, -1).linear(weight, Some(bias))
             }
             Op::Add => x + &values[self.inputs[1]],
+            Op::MaxPool2x => x.max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false),
             Op::Upsample2x => {
                 let [height, width] = [x.size()[2], x.size()[3]];
                 x.upsample_nearest2d([height * 2, width * 2], None, None)

@@ -66,7 +66,7 @@ impl<'g> Learnt<'g> {
             let affine = quantized.values[index + 1];
             values.push(match (affine, &layer.op) {
                 (None, _) => Stored::Float,
-                (Some(_), Op::Upsample2x) => Stored::As(layer.inputs[0]),
+                (Some(_), Op::MaxPool2x | Op::Upsample2x) => Stored::As(layer.inputs[0]),
                 (Some(first), op) => Stored::Learnt {
                     log: path.var("scale", &[1], nn::Init::Const(0.0)),
                     first,

@@ -66,6 +66,7 @@ pub fn detector(variables: &Variables, size: [i64; 2]) -> Result<Graph> {
     for layer in network::layers() {
         let op = match &layer.operation {
             Operation::Convolution(convolution) => detector_conv(variables, &layer.name, convolution)?,
+            Operation::MaxPool => Op::MaxPool2x,
             Operation::Upsample => Op::Upsample2x,
             Operation::Add => Op::Add,
         };
@@ -82,7 +83,7 @@ pub fn detector(variables: &Variables, size: [i64; 2]) -> Result<Graph> {
 }
 
 fn detector_conv(variables: &Variables, name: &str, convolution: &Convolution) -> Result<Op> {
-    let &Convolution { outputs, kernel, stride, groups, after, .. } = convolution;
+    let &Convolution { kernel, stride, groups, after, .. } = convolution;
     let weight = tensor(variables, &format!("{name}.conv.weight"))?;
     let (parameters, activation) = match after {
         After::NormRelu => {
@@ -91,10 +92,6 @@ fn detector_conv(variables: &Variables, name: &str, convolution: &Convolution) -
         }
         After::Bias => {
             let bias = tensor(variables, &format!("{name}.conv.bias"))?.shallow_clone();
-            (Parameters { weight: weight.shallow_clone(), bias }, Activation::None)
-        }
-        After::Nothing => {
-            let bias = Tensor::zeros([outputs], (weight.kind(), weight.device()));
             (Parameters { weight: weight.shallow_clone(), bias }, Activation::None)
         }
     };

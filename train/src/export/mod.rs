@@ -10,6 +10,7 @@ mod graph;
 mod learnt;
 mod lower;
 mod onnx;
+mod prior;
 mod quantize;
 pub mod recover;
 mod temperature;

@@ -3,7 +3,7 @@
 //! The picture is transposed to NCHW and read by a `DequantizeLinear`. In a quantised file every other value between
 //! two layers is `QuantizeLinear → DequantizeLinear` too, parameters are `DequantizeLinear` of int8 and int32
 //! initialisers, per output channel, and ReLU and ReLU6 are left out: the uint8 range clips exactly as they do.
-//! `Flatten` and `Resize` work on the uint8 values themselves. No shape is written inside the graph, so a
+//! `Flatten`, `MaxPool` and `Resize` work on the uint8 values themselves. No shape is written inside the graph, so a
 //! program may give the input another batch, and the detector's other sides.
 
 use std::collections::HashSet;
@@ -93,9 +93,18 @@ impl Writer {
         affine: Option<Affine>,
         output: String,
     ) -> Stored {
-        if let Op::Upsample2x = layer.op {
-            self.upsample(&inputs[0].name, &output);
-            return Stored { name: output, affine: inputs[0].affine };
+        // Written of the uint8 values themselves.
+        let stored = |name: String| Stored { name, affine: inputs[0].affine };
+        match layer.op {
+            Op::MaxPool2x => {
+                self.max_pool(&inputs[0].name, &output);
+                return stored(output);
+            }
+            Op::Upsample2x => {
+                self.upsample(&inputs[0].name, &output);
+                return stored(output);
+            }
+            _ => {}
         }
         // What the layer makes before its activation.
         let raw = match affine {
@@ -130,7 +139,7 @@ impl Writer {
                 let x = self.real(inputs[0]);
                 self.node("GlobalAveragePool", &[&x], &raw, vec![]);
             }
-            Op::Upsample2x => unreachable!("written above"),
+            Op::MaxPool2x | Op::Upsample2x => unreachable!("written above"),
         }
         match affine {
             Some(affine) => {
@@ -140,6 +149,11 @@ impl Writer {
             None => self.activation(layer.op.activation(), &raw, &output),
         }
         Stored { name: output, affine }
+    }
+
+    fn max_pool(&mut self, input: &str, output: &str) {
+        let attributes = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+        self.node("MaxPool", &[input], output, attributes);
     }
 
     fn upsample(&mut self, input: &str, output: &str) {

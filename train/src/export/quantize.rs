@@ -234,7 +234,7 @@ fn affines(graph: &Graph, seen: &[Seen], range: Range) -> Vec<Option<Affine>> {
         let value = index + 1;
         if graph.output_name(value).is_none() {
             affines[value] = match layer.op {
-                Op::Upsample2x => affines[layer.inputs[0]],
+                Op::MaxPool2x | Op::Upsample2x => affines[layer.inputs[0]],
                 _ => Some(seen[value].affine(range)),
             };
         }

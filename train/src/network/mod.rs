@@ -166,7 +166,7 @@ impl Blocks {
 
 /// The same values with a pixel's channels side by side in memory, which convolutions then keep: on a CPU, training
 /// is 1.6 times as fast so.
-fn channels_last(images: &Tensor) -> Tensor {
+pub fn channels_last(images: &Tensor) -> Tensor {
     images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 

@@ -65,6 +65,8 @@ impl Window {
 /// The most rows of the input that a strip reads, padding included.
 const ROWS: usize = 8;
 
+/// What portable code does not ask for is there for the other kernels.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) struct Strip {
     /// Rows of the input, at the chunk's first channel; a padding row has the step 0.
     input: [*const u8; ROWS],

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use prost::Message;
-use tch::{Kind, Tensor};
+use tch::{Kind as Element, Tensor};
 use tract_onnx::pb::{
-    ModelProto, TensorProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto::dimension,
-    type_proto,
+    GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
+    tensor_shape_proto::dimension, type_proto,
 };
 
-use crate::export::graph::Parameters;
+use super::layers::Kind;
+use crate::export::graph::{Graph, Op, Parameters};
 
 /// A network's file, its integers and scales not yet multiplied.
 #[derive(Debug)]
@@ -22,9 +23,13 @@ pub struct File {
     constants: HashMap<String, Tensor>,
 }
 
+/// The graph in an ONNX file.
+pub fn graph(bytes: &[u8]) -> Result<GraphProto> {
+    ModelProto::decode(bytes)?.graph.context("the file holds no graph")
+}
+
 impl File {
-    pub fn parse(bytes: &[u8]) -> Result<File> {
-        let graph = ModelProto::decode(bytes)?.graph.context("the file holds no graph")?;
+    pub fn parse(graph: GraphProto) -> Result<File> {
         let [.., height, width, _] = shape(graph.input.first().context("the graph has no input")?)[..] else {
             bail!("the graph's input is no picture [1, height, width, 3]");
         };
@@ -36,9 +41,28 @@ impl File {
         Ok(File { name: graph.name, size: [height, width], constants })
     }
 
+    /// The network with the file's parameters.
+    pub fn graph(&self, kind: Kind) -> Result<Graph> {
+        let mut graph = kind.graph(&kind.fresh(), self.size)?;
+        for layer in &mut graph.layers {
+            if let Op::Conv(own, ..) | Op::Linear(own) = &mut layer.op {
+                let found = self.parameters(&layer.name)?;
+                ensure!(
+                    (found.weight.size(), found.bias.size()) == (own.weight.size(), own.bias.size()),
+                    "{}: {:?} in the file, {:?} in the network",
+                    layer.name,
+                    found.weight.size(),
+                    own.weight.size()
+                );
+                *own = found;
+            }
+        }
+        Ok(graph)
+    }
+
     /// What a layer computes with: the weight and bias themselves of an f32 file, what the integers stand for of an
     /// int8 one.
-    pub fn parameters(&self, layer: &str) -> Result<Parameters> {
+    fn parameters(&self, layer: &str) -> Result<Parameters> {
         let of = |part: &str| {
             let name = format!("{layer}/{part}");
             self.real(&name).with_context(|| format!("the file has no {name}: is it of another network?"))
@@ -55,8 +79,8 @@ impl File {
         let mut per_channel = vec![1; integers.dim()];
         per_channel[0] = -1;
         // A bias may have more digits than an f32.
-        let real = integers.to_kind(Kind::Double) * scale.view(per_channel.as_slice());
-        Some(real.to_kind(Kind::Float))
+        let real = integers.to_kind(Element::Double) * scale.view(per_channel.as_slice());
+        Some(real.to_kind(Element::Float))
     }
 }
 
@@ -75,10 +99,10 @@ fn shape(value: &ValueInfoProto) -> Vec<i64> {
 
 fn constant(proto: &TensorProto) -> Result<Tensor> {
     let kind = match DataType::try_from(proto.data_type) {
-        Ok(DataType::Float) => Kind::Float,
-        Ok(DataType::Uint8) => Kind::Uint8,
-        Ok(DataType::Int8) => Kind::Int8,
-        Ok(DataType::Int32) => Kind::Int,
+        Ok(DataType::Float) => Element::Float,
+        Ok(DataType::Uint8) => Element::Uint8,
+        Ok(DataType::Int8) => Element::Int8,
+        Ok(DataType::Int32) => Element::Int,
         _ => bail!("{} is of ONNX's type {}, which no exported file has", proto.name, proto.data_type),
     };
     let wanted = proto.dims.iter().product::<i64>() as usize * kind.elt_size_in_bytes();

@@ -34,13 +34,9 @@ pub struct Layer {
 #[derive(Debug)]
 pub enum After {
     /// The batch norm of this name.
-    Norm {
-        name: String,
-        epsilon: f64,
-    },
+    Norm { name: String, epsilon: f64 },
     /// The tensor of the bias.
     Bias(String),
-    Nothing,
 }
 
 impl Kind {
@@ -111,7 +107,6 @@ fn detector_layer(layer: &detector::Layer) -> Option<Layer> {
             After::Norm { name: format!("{name}.bn"), epsilon: detector::NORM_EPSILON }
         }
         detector::After::Bias => After::Bias(format!("{name}.conv.bias")),
-        detector::After::Nothing => After::Nothing,
     };
     Some(Layer { weight: format!("{name}.conv.weight"), name, after })
 }

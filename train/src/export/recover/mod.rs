@@ -1,10 +1,9 @@
-//! ONNX file → weights to train on from, where the checkpoint is lost.
+//! ONNX file → weights to train on from, where the checkpoint is lost or the network is YuNet ([`yunet`]).
 //!
 //! Export folds each batch norm into its convolution, scales channels against each other ([`super::equalize`]; never
 //! those that a ReLU6 clips) and moves biases by the mean rounding error. What is in the file is taken as it is, and
 //! the network is made trainable again without changing what it computes:
 //!
-//! - A bias on a convolution that was trained without one moves through the 1×1 convolution behind it.
 //! - Channels are scaled against each other once more, so that each varies by 1 where a ReLU or nothing follows, and a
 //!   convolution's weights are as large as fresh ones: an optimiser's steps suit them all alike.
 //! - Each convolution gets a batch norm with the mean and variance that its product has on training pictures, and the
@@ -14,6 +13,7 @@ mod file;
 mod layers;
 #[cfg(test)]
 mod tests;
+mod yunet;
 
 use std::path::PathBuf;
 
@@ -27,8 +27,8 @@ use self::{
 };
 use super::{
     classifier, detector, draw,
-    equalize::{readers_of, rescale},
-    graph::{Activation, Graph, Op, Parameters, Window},
+    equalize::rescale,
+    graph::{Activation, Graph, Op, Parameters},
     lower::Variables,
 };
 use crate::{
@@ -37,9 +37,12 @@ use crate::{
     detector::{Split, read_marks, read_scenes},
 };
 
+/// Height and width of the detector's pictures where the file does not say.
+const DETECTOR_SIZE: [i64; 2] = [320; 2];
+
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A file that `mien-train export` wrote, int8 or f32
+    /// A file that `mien-train export` wrote, int8 or f32, or YuNet's of OpenCV's model zoo
     file: PathBuf,
     /// The folder that holds the data packs
     #[arg(long)]
@@ -65,10 +68,19 @@ pub fn recover(options: &Options) -> Result<()> {
     tch::manual_seed(0);
     let named = || format!("reading the network {}", options.file.display());
     let bytes = std::fs::read(&options.file).with_context(named)?;
-    let file = File::parse(&bytes).with_context(named)?;
-    let kind = Kind::of(&file.name).with_context(named)?;
-    let batches = pictures(options, kind, file.size)?;
-    let weights = no_grad(|| weights(&file, kind, &batches)).with_context(named)?;
+    let proto = file::graph(&bytes).with_context(named)?;
+    let (kind, weights) = no_grad(|| -> Result<_> {
+        if yunet::is_yunet(&proto) {
+            let (kind, size) = (Kind::Detector, DETECTOR_SIZE);
+            let batches = pictures(options, kind, size)?;
+            return Ok((kind, weights(yunet::graph(&proto, size)?, kind, &batches)?));
+        }
+        let file = File::parse(proto)?;
+        let kind = Kind::of(&file.name)?;
+        let batches = pictures(options, kind, file.size)?;
+        Ok((kind, weights(file.graph(kind)?, kind, &batches)?))
+    })
+    .with_context(named)?;
     checkpoint::write(&options.out, &weights)?;
     info!("{}: {} tensors of the {kind:?}", options.out.display(), weights.len());
     Ok(())
@@ -95,16 +107,10 @@ fn pictures(options: &Options, kind: Kind, size: [i64; 2]) -> Result<Vec<Tensor>
     Ok(batches)
 }
 
-/// The tensors of a network that computes what the file's does; `batches` are normalised pictures.
-fn weights(file: &File, kind: Kind, batches: &[Tensor]) -> Result<Vec<(String, Tensor)>> {
+/// The tensors of a network that computes what `graph` does; `batches` are normalised pictures.
+fn weights(mut graph: Graph, kind: Kind, batches: &[Tensor]) -> Result<Vec<(String, Tensor)>> {
     let fresh = kind.fresh();
-    let mut graph = kind.graph(&fresh, file.size)?;
-    fill(&mut graph, file)?;
     let layers = kind.layers();
-    for layer in layers.iter().filter(|layer| matches!(layer.after, After::Nothing)) {
-        let index = index_of(&graph, &layer.name)?;
-        pass_bias_on(&mut graph, index)?;
-    }
     let moments = moments(&graph, batches);
     condition(&mut graph, &moments, &layers, &fresh)?;
     // Scaled channels have other moments.
@@ -117,7 +123,6 @@ fn weights(file: &File, kind: Kind, batches: &[Tensor]) -> Result<Vec<(String, T
             bail!("the layer {} has no weights", layer.name)
         };
         match &layer.after {
-            After::Nothing => tensors.push((layer.weight.clone(), weight.shallow_clone())),
             After::Bias(name) => {
                 tensors.push((layer.weight.clone(), weight.shallow_clone()));
                 tensors.push((name.clone(), bias.shallow_clone()));
@@ -155,46 +160,9 @@ fn weights(file: &File, kind: Kind, batches: &[Tensor]) -> Result<Vec<(String, T
     Ok(tensors)
 }
 
-/// Gives the graph's layers the file's parameters.
-fn fill(graph: &mut Graph, file: &File) -> Result<()> {
-    for layer in &mut graph.layers {
-        if let Op::Conv(own, ..) | Op::Linear(own) = &mut layer.op {
-            let found = file.parameters(&layer.name)?;
-            ensure!(
-                (found.weight.size(), found.bias.size()) == (own.weight.size(), own.bias.size()),
-                "{}: {:?} in the file, {:?} in the network",
-                layer.name,
-                found.weight.size(),
-                own.weight.size()
-            );
-            *own = found;
-        }
-    }
-    Ok(())
-}
-
 fn index_of(graph: &Graph, name: &str) -> Result<usize> {
     let found = graph.layers.iter().position(|layer| layer.name == name);
     found.with_context(|| format!("the graph has no layer {name}"))
-}
-
-/// Moves the bias of a convolution through the 1×1 convolution that reads it.
-fn pass_bias_on(graph: &mut Graph, producer: usize) -> Result<()> {
-    let name = graph.layers[producer].name.clone();
-    let readers = readers_of(graph, producer);
-    let Op::Conv(own, _, Activation::None) = &mut graph.layers[producer].op else {
-        bail!("{name} is no plain convolution")
-    };
-    let nothing = own.bias.zeros_like();
-    let passed = std::mem::replace(&mut own.bias, nothing);
-    let [reader] = readers[..] else { bail!("{name} is read by {} layers, not by one", readers.len()) };
-    match &mut graph.layers[reader].op {
-        Op::Conv(own, Window { groups: 1, .. }, _) if own.weight.size()[2..] == [1, 1] => {
-            own.bias = &own.bias + own.weight.flatten(1, -1).mv(&passed);
-            Ok(())
-        }
-        _ => bail!("{name} is not read by a 1×1 convolution"),
-    }
 }
 
 /// Of what a layer's weights make, without its bias, over all pictures and pixels; `[channels]` each.
@@ -239,8 +207,7 @@ fn condition(graph: &mut Graph, moments: &[Moments], layers: &[Layer], fresh: &V
         };
         let factor = match layer.after {
             After::Norm { .. } => moments[producer].variance.sqrt(),
-            After::Nothing => row_norms(&own.weight) / fresh_norm(fresh, layer)?,
-            After::Bias(_) => continue,
+            After::Bias(_) => row_norms(&own.weight) / fresh_norm(fresh, layer)?,
         };
         // A channel that does not vary is left alone.
         let factor = factor.where_self(&factor.gt(1e-4), &factor.ones_like());
