@@ -170,7 +170,12 @@ impl Header {
             let Some((name, value)) = line.split_once(':') else { continue };
             match name.trim().to_ascii_lowercase().as_str() {
                 "content-type" => header.media_type = Some(MediaType::parse(value).essence),
-                "content-length" => header.content_length = value.trim().parse().ok(),
+                // More than there can be is too long all the same.
+                "content-length" => {
+                    let length = value.trim().parse::<u64>().ok();
+                    header.content_length =
+                        length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+                }
                 _ => {}
             }
         }
