@@ -29,9 +29,11 @@ pub enum EngineKind {
 }
 
 impl Default for EngineKind {
-    /// Whole numbers where this CPU has kernels for them: the portable ones are slower than plain tract.
+    /// Whole numbers where this CPU has kernels for them: the portable ones are slower than plain tract, but for 32-bit
+    /// ARM.
     fn default() -> Self {
-        if InstructionSet::best() == InstructionSet::Portable { Self::Tract } else { Self::Int8 }
+        let portable = InstructionSet::best() == InstructionSet::Portable;
+        if portable && !cfg!(target_arch = "arm") { Self::Tract } else { Self::Int8 }
     }
 }
 
