@@ -55,6 +55,38 @@ macro_rules! for_each_pixel {
     };
 }
 
+/// Makes bytes of all sums of a tile and stores them. Pixels of 16 or 32 channels that lie side by side fill one vector
+/// together.
+macro_rules! store_quantized {
+    ($sums:ident, $whole:ident, $zero_point:expr, $tile:ident, $to:ident, $mask:ident) => {
+        let together = 4 / VECTORS;
+        let side_by_side =
+            VECTORS <= 2 && $tile.channels == 16 * VECTORS && $tile.output_stride == 16 * VECTORS;
+        if side_by_side {
+            for_each_pixel!(PIXELS, |pixel| {
+                let to = $to.add(pixel * $tile.output_stride);
+                if pixel / together < PIXELS / together {
+                    if pixel % together == 0 {
+                        let whole: [__m512i; 4] = std::array::from_fn(|n| {
+                            $whole($sums[(pixel + n / VECTORS) % PIXELS][n % VECTORS], n % VECTORS)
+                        });
+                        _mm512_storeu_si512(to.cast(), pack_pixels::<VECTORS>(whole, $zero_point));
+                    }
+                } else {
+                    let whole: [__m512i; VECTORS] = std::array::from_fn(|v| $whole($sums[pixel][v], v));
+                    _mm512_mask_storeu_epi8(to.cast(), $mask, pack(whole, $zero_point));
+                }
+            });
+        } else {
+            for_each_pixel!(PIXELS, |pixel| {
+                let whole: [__m512i; VECTORS] = std::array::from_fn(|v| $whole($sums[pixel][v], v));
+                let to = $to.add(pixel * $tile.output_stride);
+                _mm512_mask_storeu_epi8(to.cast(), $mask, pack(whole, $zero_point));
+            });
+        }
+    };
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
@@ -90,23 +122,16 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
                 let two_to_23 = _mm512_castsi512_ps(_mm512_set1_epi32(FLOAT_SUMS));
                 let offsets: [__m512; VECTORS] =
                     std::array::from_fn(|v| _mm512_mul_ps(multipliers[v], two_to_23));
-                for_each_pixel!(PIXELS, |pixel| {
-                    let whole: [__m512i; VECTORS] = std::array::from_fn(|v| {
-                        let sums = _mm512_castsi512_ps(sums[pixel][v]);
-                        _mm512_cvtps_epi32(_mm512_fmsub_ps(sums, multipliers[v], offsets[v]))
-                    });
-                    let bytes = pack(whole, None);
-                    _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
-                });
+                let whole = |sums: __m512i, v: usize| {
+                    let sums = _mm512_castsi512_ps(sums);
+                    _mm512_cvtps_epi32(_mm512_fmsub_ps(sums, multipliers[v], offsets[v]))
+                };
+                store_quantized!(sums, whole, None, tile, to, mask);
             }
             Output::Quantized { to, zero_point, .. } => {
                 let zero_point = _mm512_set1_epi16(i16::from(zero_point));
-                for_each_pixel!(PIXELS, |pixel| {
-                    let whole: [__m512i; VECTORS] =
-                        std::array::from_fn(|v| scaled(sums[pixel][v], multipliers[v]));
-                    let bytes = pack(whole, Some(zero_point));
-                    _mm512_mask_storeu_epi8(to.add(pixel * tile.output_stride).cast(), mask, bytes);
-                });
+                let whole = |sums: __m512i, v: usize| scaled(sums, multipliers[v]);
+                store_quantized!(sums, whole, Some(zero_point), tile, to, mask);
             }
             Output::Added { to, zero_point, other, other_stride, addition } => {
                 let zero = i32::from(zero_point);
@@ -134,24 +159,20 @@ unsafe fn product<const PIXELS: usize, const VECTORS: usize>(tile: &Tile) {
                     let to = to.add(pixel * tile.output_stride);
                     for v in 0..VECTORS {
                         let real = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[pixel][v]), multipliers[v]);
-                        let mut lanes = [0f32; 16];
-                        _mm512_storeu_ps(lanes.as_mut_ptr(), real);
-                        store_real(VECTORS, v, &lanes, tile.channels, to);
+                        let quarters = [
+                            _mm512_extractf32x4_ps::<0>(real),
+                            _mm512_extractf32x4_ps::<1>(real),
+                            _mm512_extractf32x4_ps::<2>(real),
+                            _mm512_extractf32x4_ps::<3>(real),
+                        ];
+                        for (n, quarter) in quarters.into_iter().enumerate() {
+                            let channel = order(VECTORS, v, 4 * n);
+                            let there = tile.channels.saturating_sub(channel).min(4);
+                            _mm_mask_storeu_ps(to.add(channel), (1u8 << there) - 1, quarter);
+                        }
                     }
                 });
             }
-        }
-    }
-}
-
-/// Puts a vector's lanes where they belong.
-#[inline(never)]
-unsafe fn store_real(vectors: usize, vector: usize, lanes: &[f32; 16], channels: usize, to: *mut f32) {
-    for (lane, &value) in lanes.iter().enumerate() {
-        let channel = order(vectors, vector, lane);
-        if channel < channels {
-            // SAFETY: the caller's output has so many channels.
-            unsafe { *to.add(channel) = value };
         }
     }
 }
@@ -202,6 +223,29 @@ unsafe fn pack<const VECTORS: usize>(whole: [__m512i; VECTORS], zero_point: Opti
     // SAFETY: 16 dwords are 64 bytes.
     let order = unsafe { _mm512_loadu_si512(const { gathered(VECTORS) }.as_ptr().cast()) };
     _mm512_permutexvar_epi32(order, bytes)
+}
+
+/// Where the dwords of packed bytes come from when each pixel has `vectors` of the four vectors.
+const fn by_pixel(vectors: usize) -> [i32; 16] {
+    let mut dwords = [0; 16];
+    let mut n = 0;
+    while n < 16 {
+        let (pixel, within) = (n / (4 * vectors), n % (4 * vectors));
+        dwords[n] = (4 * (within / vectors) + pixel * vectors + within % vectors) as i32;
+        n += 1;
+    }
+    dwords
+}
+
+/// As [`pack`], for pixels of `VECTORS` vectors, one after the other.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pack_pixels<const VECTORS: usize>(whole: [__m512i; 4], zero_point: Option<__m512i>) -> __m512i {
+    // SAFETY: 16 dwords are 64 bytes.
+    unsafe {
+        let order = _mm512_loadu_si512(const { by_pixel(VECTORS) }.as_ptr().cast());
+        _mm512_permutexvar_epi32(order, pack(whole, zero_point))
+    }
 }
 
 /// Bytes in the channels' order as vectors of i32: the opposite of [`pack`].
