@@ -63,9 +63,9 @@ impl Classifier {
         let mut attributes = Vec::with_capacity(crops.len() / face);
         let mut rest = crops;
         while !rest.is_empty() {
-            // Powers of two, so that there are few plans to keep; plain tract takes long to make one, and gains nothing.
+            // Plain tract takes long to make a plan for each number of faces, and gains nothing.
             let most = if self.network.program().is_some() { BATCH } else { 1 };
-            let count = 1 << (rest.len() / face).clamp(1, most).ilog2();
+            let count = (rest.len() / face).clamp(1, most);
             let (batch, later) = rest.split_at(count * face);
             attributes.extend(self.run(batch, count)?);
             rest = later;

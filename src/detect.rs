@@ -1,7 +1,7 @@
 //! Picture → faces: letterbox, network, decoding, non-maximum suppression.
 
 use crate::{
-    engine::{EngineError, EngineKind, Network, Output},
+    engine::{EngineError, EngineKind, Network, Output, kernels::halve::halve},
     frame::Picture,
     geometry::{self, Landmarks, Rect},
     models::{DetectorSettings, Model},
@@ -165,18 +165,18 @@ impl Letterbox {
         let scale = long_side as f32 / pw.max(ph) as f32;
         let side = |pixels: u32| ((pixels as f32 * scale).round() as usize).clamp(1, long_side);
         let (w, h) = (side(pw), side(ph));
-        let whole = Rect::new(0.0, 0.0, pw as f32, ph as f32);
-        let small = geometry::resample(picture, &whole, w as u32, h as u32).into_raw();
         let (width, height) = (w.next_multiple_of(ALIGN), h.next_multiple_of(ALIGN));
-        let pixels = if width == w && height == h {
-            small
+        let mut pixels = vec![MARGIN; 3 * width * height];
+        let picture_size = [ph, pw].map(|side| side as usize);
+        if picture_size == [2 * h, 2 * w] {
+            halve(picture.as_raw(), picture_size, &mut pixels, 3 * width);
         } else {
-            let mut pixels = vec![MARGIN; 3 * width * height];
+            let whole = Rect::new(0.0, 0.0, pw as f32, ph as f32);
+            let small = geometry::resample(picture, &whole, w as u32, h as u32);
             for (row, source) in pixels.chunks_exact_mut(3 * width).zip(small.chunks_exact(3 * w)) {
                 row[..source.len()].copy_from_slice(source);
             }
-            pixels
-        };
+        }
         Self { pixels, width, height, scale: [w as f32 / pw as f32, h as f32 / ph as f32] }
     }
 

@@ -94,17 +94,20 @@ pub fn crop(picture: &Picture, square: &Rect, size: u32) -> Picture {
     // Pad to whole pixels so that the sub-pixel position of the square is kept.
     let (x0, y0) = (square.x.floor() as i64, square.y.floor() as i64);
     let (x1, y1) = (square.right().ceil() as i64, square.bottom().ceil() as i64);
-    let (w, h) = ((x1 - x0).max(1) as u32, (y1 - y0).max(1) as u32);
-    let (max_x, max_y) = (i64::from(picture.width()) - 1, i64::from(picture.height()) - 1);
-    let source = picture.as_raw();
+    let (w, h) = ((x1 - x0).max(1), (y1 - y0).max(1));
+    let (columns, rows) = (i64::from(picture.width()), i64::from(picture.height()));
+    // Columns to the left of the picture and to the right of it, and the first byte and the bytes within it.
+    let (before, after) = ((-x0).clamp(0, w), (x0 + w - columns).clamp(0, w));
+    let (first, length) = ((x0 + before).clamp(0, columns) as usize * 3, (w - before - after) as usize * 3);
     let mut padded = Vec::with_capacity((w * h * 3) as usize);
-    for y in 0..i64::from(h) {
-        let row = (y0 + y).clamp(0, max_y) as usize * picture.width() as usize * 3;
-        for x in 0..i64::from(w) {
-            let at = row + (x0 + x).clamp(0, max_x) as usize * 3;
-            padded.extend_from_slice(&source[at..at + 3]);
-        }
+    for y in y0..y0 + h {
+        let row = y.clamp(0, rows - 1) as usize * columns as usize * 3;
+        let row = &picture.as_raw()[row..][..columns as usize * 3];
+        padded.extend_from_slice(&row[..3].repeat(before as usize));
+        padded.extend_from_slice(&row[first..][..length]);
+        padded.extend_from_slice(&row[row.len() - 3..].repeat(after as usize));
     }
+    let (w, h) = (w as u32, h as u32);
     let padded = Picture::from_raw(w, h, padded).expect("three bytes were pushed for each of w × h pixels");
     resample(&padded, &square.shifted(-x0 as f32, -y0 as f32), size, size)
 }

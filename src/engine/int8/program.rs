@@ -7,6 +7,7 @@ use std::{
 
 use super::super::kernels::{
     Aligned, InstructionSet,
+    addition::add,
     depthwise::Depthwise,
     pointwise::{self, Addition, Pointwise, Target, Windows},
     requantize, stride,
@@ -384,7 +385,7 @@ impl Program {
             }
             Operation::Add { addition, a_zero_point } => {
                 let length = pictures * h * w * stride(channels);
-                add(&read(0)[..length], *a_zero_point, &read(1)[..length], *addition, written);
+                add(self.set, &read(0)[..length], *a_zero_point, &read(1)[..length], *addition, written);
             }
             Operation::MaxPool => {
                 let step = stride(channels);
@@ -470,12 +471,6 @@ impl Patch {
             }
         }
         Windows { lines, line_stride, step: step * channels }
-    }
-}
-
-fn add(a: &[u8], a_zero_point: u8, b: &[u8], addition: Addition, to: &mut [u8]) {
-    for ((&a, &b), to) in a.iter().zip(b).zip(to) {
-        *to = addition.of(i32::from(a) - i32::from(a_zero_point), b);
     }
 }
 

@@ -16,8 +16,10 @@
 
 use std::{fmt, str::FromStr};
 
+pub mod addition;
 mod aligned;
 pub mod depthwise;
+pub mod halve;
 pub mod pointwise;
 #[cfg(test)]
 mod testing;
