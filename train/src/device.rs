@@ -19,6 +19,17 @@ pub fn parse_device(word: &str) -> Result<Device> {
 mod tests {
     use super::*;
 
+    /// The linker leaves it out unless `build.rs` asks for it, and then no machine has CUDA devices.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn libtorch_comes_with_its_cuda_half() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let loaded = |name: &str| maps.split_whitespace().find(|word| word.ends_with(name));
+        let cpu = std::path::Path::new(loaded("/libtorch_cpu.so").unwrap());
+        let there = cpu.with_file_name("libtorch_cuda.so").exists();
+        assert_eq!(loaded("/libtorch_cuda.so").is_some(), there);
+    }
+
     #[test]
     fn words_for_devices() {
         assert_eq!(parse_device("cpu").unwrap(), Device::Cpu);
