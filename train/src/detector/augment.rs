@@ -4,12 +4,9 @@ use mien::{
     frame::Picture,
     geometry::{Landmarks, Rect, resample},
 };
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, rngs::StdRng, seq::IteratorRandom};
 
-use super::{
-    assign::Truth,
-    scenes::{Mark, Scene},
-};
+use super::{assign::Truth, scenes::Scene};
 
 /// A square picture to train on, and what is in it, in its own pixels.
 #[derive(Debug, Clone)]
@@ -20,9 +17,37 @@ pub struct Sample {
     pub ignored: Vec<Rect>,
 }
 
+/// What a cut shows.
+#[derive(Debug, Clone, Copy)]
+enum View {
+    /// No face: without them, a network meets what looks like a face a little only far away.
+    Empty,
+    /// A good part of the photo.
+    Wide,
+    /// A face at a random size, and what is around it.
+    Face,
+    /// The same, cut off by an edge.
+    CutOff,
+    /// A face that fills most of the cut.
+    CloseUp,
+}
+
+/// How often each is sought. A photo that has no such part shows a [`View::Face`], and one without faces a
+/// [`View::Wide`].
+const VIEWS: [(View, f64); 5] =
+    [(View::Empty, 0.16), (View::Wide, 0.3), (View::Face, 0.3), (View::CutOff, 0.12), (View::CloseUp, 0.12)];
+
+/// The side of a [`View::Wide`] over the photo's longer side.
+const WIDE_SIDE: (f32, f32) = (0.6, 1.3);
 /// The face that a cut is made for gets a longer side in this range, as parts of the sample's side (8–220 of 256).
 const FACE_SIDE: (f32, f32) = (0.03, 0.86);
-/// The least side of a cut in pixels of the photo: less would only blow up blur.
+/// The same in a [`View::CloseUp`].
+const CLOSE_SIDE: (f32, f32) = (0.55, 1.05);
+/// Faces with a longer side below this many pixels of the photo are not shown close up: they would be blur.
+const LEAST_CLOSE: f32 = 32.0;
+/// How much of a face's side an edge cuts off at most.
+const MOST_CUT_OFF: f32 = 0.35;
+/// The least side of other cuts in pixels of the photo: less would only blow up blur.
 const LEAST_CUT: f32 = 96.0;
 /// The largest side of a cut, over the photo's longer side.
 const LARGEST_CUT: f32 = 1.6;
@@ -31,9 +56,7 @@ const LEAST_FACE: f32 = 4.0;
 /// Faces with less than this part of their box in the sample are not asked for.
 const LEAST_VISIBLE: f32 = 0.5;
 
-/// The part of the cuts that show no face: without them, a network meets what looks like a face a little only far away.
-const EMPTY: f64 = 0.12;
-/// The side of such a cut over the photo's longer side.
+/// The side of a [`View::Empty`] over the photo's longer side.
 const EMPTY_SIDE: (f32, f32) = (0.2, 0.8);
 /// How often a place for one is sought in a photo.
 const EMPTY_TRIES: usize = 12;
@@ -64,31 +87,78 @@ fn cut(scene: &Scene, side: u32, random: &mut StdRng) -> Sample {
     sample
 }
 
-/// Where to cut: for one face at a random size, a good part of the whole photo, or where no face is.
+/// Where to cut a photo for a view drawn by lot.
 fn choose_square(scene: &Scene, random: &mut StdRng) -> Rect {
-    let (w, h) = (scene.picture.width() as f32, scene.picture.height() as f32);
-    let long = w.max(h);
-    if random.random_bool(EMPTY)
-        && let Some(square) = empty_square(scene, random)
-    {
-        return square;
-    }
-    let asked: Vec<&Mark> = scene.faces.iter().filter(|mark| !mark.ignore).collect();
-    if asked.is_empty() || random.random_bool(0.4) {
-        let side = long * random.random_range(0.6..1.3);
-        return Rect::new(slide(0.0, w, w, side, random), slide(0.0, h, h, side, random), side, side);
-    }
-    let face = asked[random.random_range(0..asked.len())].rect;
+    let mut lot = random.random_range(0.0..VIEWS.iter().map(|(_, share)| share).sum());
+    let drawn = VIEWS.into_iter().find(|(_, share)| {
+        lot -= share;
+        lot < 0.0
+    });
+    let square = match drawn.map_or(View::Face, |(view, _)| view) {
+        View::Empty => empty_square(scene, random),
+        View::Wide => Some(wide_square(scene, random)),
+        View::Face => None,
+        View::CutOff => cut_off_square(scene, random),
+        View::CloseUp => close_square(scene, random),
+    };
+    square.or_else(|| Some(face_square(scene, random)?.0)).unwrap_or_else(|| wide_square(scene, random))
+}
+
+fn wide_square(scene: &Scene, random: &mut StdRng) -> Rect {
+    let (w, h) = size(scene);
+    let side = w.max(h) * random.random_range(WIDE_SIDE.0..WIDE_SIDE.1);
+    Rect::new(slide(0.0, w, w, side, random), slide(0.0, h, h, side, random), side, side)
+}
+
+/// A square for a face, and the face.
+fn face_square(scene: &Scene, random: &mut StdRng) -> Option<(Rect, Rect)> {
+    let (w, h) = size(scene);
+    let face = choose_face(scene, 0.0, random)?;
     let part = random.random_range(FACE_SIDE.0.ln()..FACE_SIDE.1.ln()).exp();
-    let side = (face.w.max(face.h) / part).clamp(LEAST_CUT, LARGEST_CUT * long);
+    let side = (face.w.max(face.h) / part).clamp(LEAST_CUT, LARGEST_CUT * w.max(h));
+    Some((around(&face, scene, side, random), face))
+}
+
+/// The same, moved along one axis so that an edge goes through the face.
+fn cut_off_square(scene: &Scene, random: &mut StdRng) -> Option<Rect> {
+    let (mut square, face) = face_square(scene, random)?;
+    let off = random.random_range(0.0..MOST_CUT_OFF);
+    match random.random_range(0..4) {
+        0 => square.x = face.x + off * face.w,
+        1 => square.x = face.right() - off * face.w - square.w,
+        2 => square.y = face.y + off * face.h,
+        _ => square.y = face.bottom() - off * face.h - square.h,
+    }
+    Some(square)
+}
+
+fn close_square(scene: &Scene, random: &mut StdRng) -> Option<Rect> {
+    let face = choose_face(scene, LEAST_CLOSE, random)?;
+    let side = face.w.max(face.h) / random.random_range(CLOSE_SIDE.0..CLOSE_SIDE.1);
+    Some(around(&face, scene, side, random))
+}
+
+/// One of the faces that are asked for and have at least this longer side.
+fn choose_face(scene: &Scene, least: f32, random: &mut StdRng) -> Option<Rect> {
+    let asked = scene.faces.iter().filter(|mark| !mark.ignore).map(|mark| mark.rect);
+    asked.filter(|face| face.w.max(face.h) >= least).choose(random)
+}
+
+/// A square of `side` at random around a face, or within it if that is larger.
+fn around(face: &Rect, scene: &Scene, side: f32, random: &mut StdRng) -> Rect {
+    let (w, h) = size(scene);
     let x = slide(face.x, face.right(), w, side, random);
     let y = slide(face.y, face.bottom(), h, side, random);
     Rect::new(x, y, side, side)
 }
 
+fn size(scene: &Scene) -> (f32, f32) {
+    (scene.picture.width() as f32, scene.picture.height() as f32)
+}
+
 /// A square within the photo that touches no face, if one is found by lot.
 fn empty_square(scene: &Scene, random: &mut StdRng) -> Option<Rect> {
-    let (w, h) = (scene.picture.width() as f32, scene.picture.height() as f32);
+    let (w, h) = size(scene);
     let mut sought = (0..EMPTY_TRIES).map(|_| {
         let side = (w.max(h) * random.random_range(EMPTY_SIDE.0..EMPTY_SIDE.1))
             .clamp(LEAST_CUT.min(w.min(h)), w.min(h));
@@ -240,7 +310,7 @@ fn disturb(picture: &mut Picture, random: &mut StdRng) {
 mod tests {
     use rand::SeedableRng;
 
-    use super::*;
+    use super::{super::scenes::Mark, *};
 
     /// A black photo with one white face.
     fn scene() -> Scene {
@@ -269,6 +339,46 @@ mod tests {
                 assert!(square.x >= 0.0 && square.right() <= 300.01 && square.bottom() <= 200.01);
             }
         }
+    }
+
+    #[test]
+    fn close_ups_show_most_of_a_large_enough_face() {
+        let (mut scene, mut random) = (scene(), StdRng::seed_from_u64(3));
+        for _ in 0..200 {
+            let square = close_square(&scene, &mut random).unwrap();
+            let sample = Sample::from_square(&scene, &square, 128, [0; 3]);
+            let [face] = sample.faces[..] else { panic!("{:?}", sample.faces) };
+            assert!((0.54 * 128.0..=128.0).contains(&face.rect.h), "{face:?}");
+            assert!(light(&sample.picture, face.rect.centre()[0], face.rect.centre()[1]) > 200.0);
+        }
+        scene.faces[0].rect.h = LEAST_CLOSE - 1.0;
+        scene.faces[0].rect.w = LEAST_CLOSE - 1.0;
+        assert_eq!(close_square(&scene, &mut random), None);
+    }
+
+    #[test]
+    fn every_edge_cuts_faces_off() {
+        let (scene, mut random) = (scene(), StdRng::seed_from_u64(4));
+        let face = scene.faces[0].rect;
+        let mut cut_by = [0; 4];
+        for _ in 0..200 {
+            let square = cut_off_square(&scene, &mut random).unwrap();
+            let off = [
+                (square.x - face.x) / face.w,
+                (face.right() - square.right()) / face.w,
+                (square.y - face.y) / face.h,
+                (face.bottom() - square.bottom()) / face.h,
+            ];
+            assert!(off.iter().all(|off| *off < MOST_CUT_OFF + 1e-3), "{off:?}");
+            for (count, off) in cut_by.iter_mut().zip(off) {
+                *count += usize::from(off > 1e-3);
+            }
+            // Much of it is left, so it is asked for unless it is tiny.
+            let sample = Sample::from_square(&scene, &square, 128, [0; 3]);
+            assert_eq!(sample.faces.len() + sample.ignored.len(), 1);
+            assert!(!sample.faces.is_empty() || sample.ignored[0].h < LEAST_FACE);
+        }
+        assert!(cut_by.iter().all(|count| *count > 25), "{cut_by:?}");
     }
 
     fn light(picture: &Picture, x: f32, y: f32) -> f32 {

@@ -13,6 +13,9 @@ const BOX_WEIGHT: f64 = 2.0;
 const LANDMARK_WEIGHT: f64 = 5.0;
 /// Landmark errors below this part of the face's size count by their square.
 const LANDMARK_BETA: f64 = 0.05;
+/// The IoUs of a box with its face from which the score is to say more than 0, and 1. Halfway between is the IoU that makes
+/// a box a hit, so that a score says how likely the box is one, not how exact.
+const QUALITY: (f64, f64) = (0.25, 0.75);
 /// Weight of an empty cell's score, times its square: "VarifocalNet", Zhang et al. 2021.
 const EMPTY_WEIGHT: f64 = 0.75;
 
@@ -20,7 +23,7 @@ const EMPTY_WEIGHT: f64 = 0.75;
 #[derive(Debug)]
 pub struct Loss {
     pub total: Tensor,
-    /// Binary cross-entropy of the scores; a face's cell is to say the IoU of its box.
+    /// Binary cross-entropy of the scores; a face's cell is to say the [`quality`] of its box.
     pub score: Tensor,
     /// EIoU of the boxes: "Focal and efficient IOU loss", Zhang et al. 2022.
     pub boxes: Tensor,
@@ -61,7 +64,7 @@ pub fn loss(rows: &Tensor, cells: &[Cell], samples: &[Sample]) -> Loss {
     let learned = learned.tensors(rows.device());
     let said = rows.index_select(0, &at);
     let (ious, box_losses) = eiou(&said, &learned);
-    let targets = logits.zeros_like().index_copy(0, &at, &ious);
+    let targets = logits.zeros_like().index_copy(0, &at, &quality(&ious));
     let weights = weights.index_fill(0, &at, 1.0);
     let score =
         logits.binary_cross_entropy_with_logits(&targets, Some(weights), None, Reduction::Sum) / count;
@@ -69,6 +72,11 @@ pub fn loss(rows: &Tensor, cells: &[Cell], samples: &[Sample]) -> Loss {
     let landmarks = landmark_losses(&said, &learned).sum(Kind::Float) / count;
     let total = &score + BOX_WEIGHT * &boxes + LANDMARK_WEIGHT * &landmarks;
     Loss { total, score, boxes, landmarks }
+}
+
+/// What the score of a box is to be, 0–1, by its IoU with the face.
+fn quality(ious: &Tensor) -> Tensor {
+    ((ious - QUALITY.0) / (QUALITY.1 - QUALITY.0)).clamp(0.0, 1.0)
 }
 
 /// The cells that learn a face, and the faces, a row each.
@@ -219,6 +227,13 @@ mod tests {
         assert_eq!(cost(vec![whole]), 0.0);
         let half = cost(vec![Rect { w: whole.w / 2.0, ..whole }]);
         assert!(half > 0.0 && half < 0.6 * cost(vec![]));
+    }
+
+    #[test]
+    fn a_box_that_is_just_a_hit_is_scored_as_an_even_chance() {
+        let said = quality(&Tensor::from_slice(&[0.1f32, 0.25, 0.5, 0.6, 0.75, 0.9]));
+        let expected = Tensor::from_slice(&[0f32, 0.0, 0.5, 0.7, 1.0, 1.0]);
+        assert!(said.allclose(&expected, 1e-5, 1e-6, false), "{said:?}");
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub const DETECTOR: Facts = Facts {
         },
     ],
     recipe: "`mien-train recover` took over YuNet's weights; `mien-train detector` trained all layers on, on whole photos and \
-        cuts of them with faces from 4 to 220 pixels, and on cuts without faces; `mien-train average` made the mean of both.",
+        cuts of them with faces from 4 pixels to more than the cut, whole and cut off by its edge, and on cuts without faces; \
+        `mien-train average` made the mean of both.",
     mistakes: "",
 };
 
