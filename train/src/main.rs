@@ -7,6 +7,7 @@ mod classifier;
 mod detector;
 mod device;
 mod export;
+mod gallery;
 mod interrupt;
 mod ledger;
 mod lettering;
@@ -68,6 +69,8 @@ enum Command {
     Card(measure::Options),
     /// Show what the shipped classifier gets wrong
     Mistakes(mistakes::Options),
+    /// Show ten varied photos as the shipped files label them
+    Gallery(gallery::Options),
     /// Compare mien's engine with onnxruntime on real faces
     Agree(agree::Options),
     /// Show what each augmentation and each painted mask does to faces of the data packs
@@ -99,6 +102,7 @@ fn main() -> Result<()> {
         Command::Measure(options) => measure::measure(&options),
         Command::Card(options) => measure::card(&options),
         Command::Mistakes(options) => mistakes::mistakes(&options),
+        Command::Gallery(options) => gallery::gallery(&options),
         Command::Agree(options) => agree::agree(&options),
         Command::ContactSheet(options) => augment::contact_sheet(&options),
         Command::Masks(options) => mask_synthesis::sheet(&options),

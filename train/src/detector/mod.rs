@@ -23,6 +23,6 @@ pub use evaluate::{
     EvaluateOptions, LEAST_SCORE, Reports, evaluate, find, letterbox, reports, score_at, stack,
 };
 pub use run::{Options, train};
-pub use scenes::{Scene, Split, read_marks, read_scenes};
+pub use scenes::{Mark, Scene, Split, read_marks, read_scenes};
 pub use trials::Answers;
 pub use yunet::Yunet;
