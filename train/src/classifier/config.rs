@@ -17,6 +17,7 @@ use super::{
     evaluate::View,
     figures::Summary,
     labels::Face,
+    objective::Terms,
     prediction::Vote,
 };
 use crate::{
@@ -126,6 +127,8 @@ pub struct Config {
     pub optimizer: optimizer::Settings,
     pub schedule: Schedule,
     pub loss: loss::Settings,
+    /// What each head counts, where there are three.
+    pub terms: Terms,
     /// Teachers' word beside the labels.
     pub distillation: distillation::Settings,
     /// Networks of an ensemble, each by what it changes of the keys above.
@@ -168,6 +171,7 @@ impl Default for Config {
             optimizer: optimizer::Settings::default(),
             schedule: Schedule::default(),
             loss: loss::Settings::default(),
+            terms: Terms::default(),
             distillation: distillation::Settings::default(),
             members: Vec::new(),
         }
