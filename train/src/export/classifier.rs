@@ -263,7 +263,8 @@ fn truths(validation: &Validation) -> Vec<Truth> {
             let [low, high] = [age.start(), age.end()].map(|&years| AgeGroup::of_years(f32::from(years)));
             (low == high).then_some(low)
         });
-        Truth { mask, gender: face.gender, age }
+        let mask_photo = face.set == Set::Masks && !face.synthetic;
+        Truth { mask, mask_photo, gender: face.gender, age }
     };
     validation.faces().map(truth).collect()
 }
