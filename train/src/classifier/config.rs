@@ -17,6 +17,7 @@ use super::{
     evaluate::View,
     figures::Summary,
     labels::Face,
+    objective::Terms,
     prediction::Vote,
 };
 use crate::{
@@ -126,6 +127,8 @@ pub struct Config {
     pub optimizer: optimizer::Settings,
     pub schedule: Schedule,
     pub loss: loss::Settings,
+    /// What each head counts, where there are three.
+    pub terms: Terms,
     /// Teachers' word beside the labels.
     pub distillation: distillation::Settings,
     /// Networks of an ensemble, each by what it changes of the keys above.
@@ -168,6 +171,7 @@ impl Default for Config {
             optimizer: optimizer::Settings::default(),
             schedule: Schedule::default(),
             loss: loss::Settings::default(),
+            terms: Terms::default(),
             distillation: distillation::Settings::default(),
             members: Vec::new(),
         }
@@ -479,6 +483,8 @@ pub enum Recipe {
     Competition2021,
     /// The shipped network's: Lite0 with three heads
     Camera,
+    /// What the shipped network goes through after `camera`
+    Finish,
     /// Six networks with three heads, to teach the camera's, for a GPU
     Teachers,
 }
@@ -488,6 +494,7 @@ impl Recipe {
         match self {
             Recipe::Competition2021 => include_str!("../../recipes/competition-2021.toml"),
             Recipe::Camera => include_str!("../../recipes/camera.toml"),
+            Recipe::Finish => include_str!("../../recipes/finish.toml"),
             Recipe::Teachers => include_str!("../../recipes/teachers.toml"),
         }
     }
@@ -573,6 +580,14 @@ mod tests {
             [],
             "the camera's recipe is what the program does unasked"
         );
+    }
+
+    #[test]
+    fn the_finish_is_of_the_cameras_network() {
+        let (finish, camera) = (Config::parse(Recipe::Finish.text()).unwrap(), Config::default());
+        let network = |config: &Config| (config.network.clone(), config.head, config.size(), config.input);
+        assert_eq!(network(&finish), network(&camera));
+        assert_eq!((finish.seed, finish.holdout), (camera.seed, camera.holdout));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a network is taught: the loss of its three heads, or of its 18 classes.
 
 use mien::attributes::{AGE_BINS, AGE_LOGITS, AgeGroup, GENDER_LOGITS, LOGITS, MASK_LOGITS, Mask};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{
@@ -79,9 +80,23 @@ impl Head {
     }
 }
 
-/// Weights of the terms of the age head's loss: of the distribution over years, and of the distance in years between
-/// the expected age and the age's range.
-const AGE_WEIGHTS: (f64, f64) = (0.5, 0.03);
+/// What each term of three heads' loss counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Terms {
+    pub mask: f64,
+    pub gender: f64,
+    /// The age's distribution over years.
+    pub age: f64,
+    /// The distance in years between the expected age and the age's range.
+    pub years: f64,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { mask: 1.0, gender: 1.0, age: 0.5, years: 0.03 }
+    }
+}
 
 /// Standard deviation of the target around an exact age, in years: neighbouring ages look alike.
 const AGE_SPREAD: f64 = 2.0;
@@ -103,6 +118,7 @@ pub enum Objective {
         mask: ClassLoss,
         gender: ClassLoss,
         groups: Option<ClassLoss>,
+        terms: Terms,
         /// What teachers' word counts, where there is one.
         teachers: distillation::Settings,
     },
@@ -136,6 +152,7 @@ impl Objective {
                 } else {
                     Some(settings.build(&counts(3, &|face, _| face.age_group().map(|age| age as usize)))?)
                 },
+                terms: config.terms,
                 teachers: config.distillation.clone(),
             },
         })
@@ -148,13 +165,14 @@ impl Objective {
                 let (classes, known) = labels.classes();
                 Loss { total: loss.forward(logits, &classes, Some(&known)), parts: Vec::new() }
             }
-            Objective::Three { mask, gender, groups, teachers } => {
+            Objective::Three { mask, gender, groups, terms, teachers } => {
                 let mask = mask.forward(&part(logits, MASK_LOGITS), &labels.mask, Some(&labels.mask_weight));
                 let gender =
                     gender.forward(&part(logits, GENDER_LOGITS), &labels.gender, Some(&labels.gender_weight));
                 let log_p = part(logits, AGE_LOGITS).log_softmax(1, Kind::Float);
                 let (age, years) = age_losses(&log_p, labels);
-                let mut total = &mask + &gender + &age * AGE_WEIGHTS.0 + &years * AGE_WEIGHTS.1;
+                let mut total =
+                    &mask * terms.mask + &gender * terms.gender + &age * terms.age + &years * terms.years;
                 let mut parts = vec![("mask", mask), ("gender", gender), ("age", age), ("years", years)];
                 if let Some(groups) = groups {
                     let groups =
@@ -163,7 +181,7 @@ impl Objective {
                     parts.push(("age_group", groups));
                 }
                 if let Some(soft) = &labels.soft {
-                    let taught = teachers.loss(logits, soft, labels, AGE_WEIGHTS.0);
+                    let taught = teachers.loss(logits, soft, labels, terms.age);
                     total = total * (1.0 - teachers.weight) + &taught;
                     parts.push(("teachers", taught));
                 }
@@ -293,6 +311,25 @@ mod tests {
         let logits = Tensor::zeros([1, CLASSES as i64], (Kind::Float, Device::Cpu));
         let loss = classes.loss(&logits, &labels(40.0, 40.0, 1.0)).total;
         assert!((loss.double_value(&[]) - 18f64.ln()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn each_term_counts_what_the_configuration_says() {
+        let logits = Tensor::zeros([1, LOGITS as i64], (Kind::Float, Device::Cpu));
+        let loss = |keys: &[&str]| {
+            let keys: Vec<_> = keys.iter().map(|key| key.parse().unwrap()).collect();
+            let config = Config::default().with(&keys).unwrap();
+            Objective::new(&config, &[]).unwrap().loss(&logits, &labels(40.0, 40.0, 1.0))
+        };
+        let total = |keys: &[&str]| loss(keys).total.double_value(&[]);
+        let base = loss(&[]);
+        for (term, more) in [("mask", 1.0), ("gender", 1.5), ("age", 0.25), ("years", 0.07)] {
+            let usual = toml::Value::try_from(Terms::default()).unwrap()[term].as_float().unwrap();
+            let key = format!("terms.{term}={}", usual + more);
+            let expected = base.total.double_value(&[]) + more * value(&base, term);
+            assert!((total(&[&key]) - expected).abs() < 1e-4, "{key}");
+        }
+        assert!(Config::default().with(&["terms.race=1.0".parse().unwrap()]).is_err());
     }
 
     #[test]

@@ -106,7 +106,8 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let fitting = Validation::of_run(&config, &options.data, fitted_on.to_vec(), Device::Cpu)?;
     let validation = Validation::of_run(&config, &options.data, held_out.to_vec(), Device::Cpu)?;
     let expected = fitting.logits(|images| logits(graph.run(images)))?;
-    prior::set_right(&mut graph, &training, temperatures(&expected, &truths(&fitting)).mask)?;
+    let temperature = |logits: &[f32]| temperatures(logits, &truths(&fitting)).mask;
+    prior::set_right(&mut graph, &training, &expected, temperature)?;
     let (quantized, steps) = quantized(options, &config, &mut graph, training, &validation)?;
     let run = |validation: &Validation| match &quantized {
         Some(quantized) => said(&graph, quantized, validation),
@@ -263,7 +264,8 @@ fn truths(validation: &Validation) -> Vec<Truth> {
             let [low, high] = [age.start(), age.end()].map(|&years| AgeGroup::of_years(f32::from(years)));
             (low == high).then_some(low)
         });
-        Truth { mask, gender: face.gender, age }
+        let mask_photo = face.set == Set::Masks && !face.synthetic;
+        Truth { mask, mask_photo, gender: face.gender, age }
     };
     validation.faces().map(truth).collect()
 }

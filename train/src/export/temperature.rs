@@ -6,24 +6,32 @@ use mien::attributes::{AgeGroup, Attributes, Gender, LOGITS, Mask, Temperatures}
 #[derive(Debug, Clone, Copy)]
 pub struct Truth {
     pub mask: Mask,
+    /// Whether the photo is of a set about masks, and no program pasted or painted one.
+    pub mask_photo: bool,
     pub gender: Option<Gender>,
     pub age: Option<AgeGroup>,
 }
 
 /// The temperature of each head at which the held-out labels are likeliest; `logits` has [`LOGITS`] for each of
-/// the `truths`.
+/// the `truths`. Of masks those count that were photographed, where there are any: bare faces of other sets and painted
+/// masks are so easy that they would make it too sure of the hard ones.
 pub fn temperatures(logits: &[f32], truths: &[Truth]) -> Temperatures {
-    let likelihood = |temperatures: Temperatures, of: fn(&Attributes, &Truth) -> Option<f32>| {
+    let likelihood = |temperatures: Temperatures, of: &dyn Fn(&Attributes, &Truth) -> Option<f32>| {
         let rows = logits.chunks_exact(LOGITS).zip(truths);
         let probabilities =
             rows.filter_map(|(row, truth)| of(&Attributes::from_logits(row, temperatures), truth));
         probabilities.map(|p| f64::from(p.max(f32::MIN_POSITIVE)).ln()).sum::<f64>()
     };
+    let photographed = truths.iter().any(|truth| truth.mask_photo);
     let all = |t| Temperatures { mask: t, gender: t, age: t };
     Temperatures {
-        mask: best(|t| likelihood(all(t), |a, truth| Some(a.mask[truth.mask as usize]))),
-        gender: best(|t| likelihood(all(t), |a, truth| Some(a.gender[truth.gender? as usize]))),
-        age: best(|t| likelihood(all(t), |a, truth| Some(a.age[truth.age? as usize]))),
+        mask: best(|t| {
+            likelihood(all(t), &|a, truth| {
+                (truth.mask_photo || !photographed).then_some(a.mask[truth.mask as usize])
+            })
+        }),
+        gender: best(|t| likelihood(all(t), &|a, truth| Some(a.gender[truth.gender? as usize]))),
+        age: best(|t| likelihood(all(t), &|a, truth| Some(a.age[truth.age? as usize]))),
     }
 }
 
@@ -53,10 +61,29 @@ mod tests {
         let logits = row.repeat(100);
         let truth = |i| {
             let gender = if i % 5 == 0 { Gender::Female } else { Gender::Male };
-            Truth { mask: Mask::None, gender: Some(gender), age: None }
+            Truth { mask: Mask::None, mask_photo: false, gender: Some(gender), age: None }
         };
         let truths: Vec<Truth> = (0..100).map(truth).collect();
         let fitted = temperatures(&logits, &truths);
         assert!((fitted.gender - 4.0 / 4f32.ln()).abs() < 0.02, "{fitted:?}");
+    }
+
+    #[test]
+    fn masks_are_cooled_by_photos_of_masks() {
+        let mut row = vec![0.0; LOGITS];
+        row[Mask::None as usize] = 4.0;
+        let logits = row.repeat(200);
+        // Bare faces of other sets are all right; of the photos of masks one in five is otherwise.
+        let truth = |i, mask_photo| {
+            let mask = if mask_photo && i % 5 == 0 { Mask::Worn } else { Mask::None };
+            Truth { mask, mask_photo, gender: None, age: None }
+        };
+        let others = |mask_photo| (0..100).map(move |i| truth(i, mask_photo));
+        let mixed: Vec<Truth> = others(true).chain(others(false)).collect();
+        let photos: Vec<Truth> = others(true).collect();
+        let fitted = temperatures(&logits, &mixed).mask;
+        assert!(fitted > 1.0 && fitted == temperatures(&logits[..100 * LOGITS], &photos).mask, "{fitted}");
+        let easy: Vec<Truth> = others(false).collect();
+        assert!(temperatures(&logits[..100 * LOGITS], &easy).mask < 0.3);
     }
 }
