@@ -106,8 +106,7 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let fitting = Validation::of_run(&config, &options.data, fitted_on.to_vec(), Device::Cpu)?;
     let validation = Validation::of_run(&config, &options.data, held_out.to_vec(), Device::Cpu)?;
     let expected = fitting.logits(|images| logits(graph.run(images)))?;
-    let temperature = |logits: &[f32]| temperatures(logits, &truths(&fitting)).mask;
-    prior::set_right(&mut graph, &training, &expected, temperature)?;
+    prior::set_right(&mut graph, &training, temperatures(&expected, &truths(&fitting)).mask)?;
     let (quantized, steps) = quantized(options, &config, &mut graph, training, &validation)?;
     let run = |validation: &Validation| match &quantized {
         Some(quantized) => said(&graph, quantized, validation),
