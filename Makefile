@@ -6,7 +6,8 @@
 # make soak       the whole loop on a camera that behaves badly, for MINUTES=60 (docs/endurance.md)
 # make fuzz       fuzz what reads foreign bytes for MINUTES=60; TARGET=mjpeg fuzzes that alone (docs/endurance.md)
 # make check      formatting, clippy, docs
-# make bench      time mien beside onnxruntime and OpenCV; writes the tables of README.md and docs/performance.md
+# make bench      time mien beside onnxruntime and OpenCV, count its instructions on aarch64; writes the tables of README.md and
+#                 docs/performance.md
 # make sanitize   the kernels' tests under AddressSanitizer
 # make cross      build for aarch64, run the unit tests and whole pictures under qemu-user; MACHINE=armv7 for 32 bits
 # make dist       build for x86-64 and aarch64 with an old glibc: target/dist/MACHINE/mien
@@ -28,7 +29,7 @@ WITH_TORCH = PATH="$(VENV_PATH)/bin:$$PATH" VIRTUAL_ENV="$(VENV_PATH)" LIBTORCH_
 	LD_LIBRARY_PATH="$(TORCH_LIB):$$LD_LIBRARY_PATH"
 
 .PHONY: run build test test-data test-vm soak fuzz models bench check sanitize cross dist deb deb-test
-.PHONY: setup setup-train setup-cross setup-deb setup-vm
+.PHONY: setup setup-train setup-cross setup-deb setup-vm setup-bench
 
 run: build
 	"$${CARGO_TARGET_DIR:-target}/release/mien" run --demo-save target/demo $(ARGS)
@@ -59,9 +60,8 @@ soak: build setup-vm
 fuzz: setup
 	scripts/fuzz $$(($(MINUTES) * 60)) $(TARGET)
 
-bench: build setup-train
-	$(VENV_PATH)/bin/python -c "import cv2" 2>/dev/null || $(VENV_PATH)/bin/pip install --quiet opencv-python-headless
-	$(VENV_PATH)/bin/python benches/compare.py --write --mien "$${CARGO_TARGET_DIR:-target}/release/mien"
+bench: build setup-train setup-bench
+	VENV="$(VENV_PATH)" scripts/bench
 
 check: setup-train
 	cargo fmt --all --check
@@ -102,3 +102,7 @@ setup-deb:
 
 setup-vm:
 	scripts/setup vm
+
+# Instructions are counted on aarch64 binaries where those can be built: on x86-64.
+setup-bench: $(if $(filter x86_64,$(shell uname -m)),setup-cross)
+	scripts/setup bench

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Times mien beside what else there is, and writes the tables of README.md and docs/performance.md.
 
-usage: compare.py --mien BINARY [--peers ../shared/peers] [--frames FILE.mjpeg] [--rounds 5] [--write]
+usage: compare.py --mien BINARY [--aarch64 BINARY] [--peers ../shared/peers] [--frames FILE.mjpeg] [--rounds 5] [--write]
 
-Everything runs on one thread, pinned to one core. Programs take turns, round by round, so that a busy moment hits all
-of them; each figure is the median over the rounds, each ratio the median of the rounds' ratios.
+Everything but `mien run` is on one thread, pinned to one core. Programs take turns, round by round, so that a busy
+moment hits all of them; each figure is the median over the rounds, each ratio the median of the rounds' ratios. With a
+binary for aarch64, its instructions are counted too (see aarch64.py).
 """
 
 import argparse, datetime, json, os, pathlib, statistics, subprocess, sys, time
@@ -12,15 +13,17 @@ import argparse, datetime, json, os, pathlib, statistics, subprocess, sys, time
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import helper, numpy_helper
+
+import aarch64
+from forms import as_float, as_qlinear
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-MARK = ("<!-- make bench: begin -->", "<!-- make bench: end -->")
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mien", required=True, help="the release binary")
+    parser.add_argument("--aarch64", metavar="BINARY", help="the release binary for aarch64")
     parser.add_argument("--peers", type=pathlib.Path, default=REPOSITORY / "../shared/peers")
     parser.add_argument("--frames", type=pathlib.Path, default=REPOSITORY / "../shared/data/video/people-640x480.mjpeg")
     parser.add_argument("--rounds", type=int, default=5)
@@ -28,85 +31,6 @@ def arguments():
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write the tables, not only print them")
     return parser.parse_args()
-
-
-# Other forms of a quantised network -------------------------------------------------------------------------------
-
-
-def as_float(model):
-    """The same network in f32: weights as the numbers they stand for, activations limited as quantising does."""
-    graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    nodes, new, real = [], [], set()
-    for node in graph.node:
-        if node.op_type == "QuantizeLinear":
-            scale, zero = constants[node.input[1]], int(constants[node.input[2]])
-            for name, level in (("low", 0), ("high", 255)):
-                new.append(numpy_helper.from_array(np.float32((level - zero) * scale), f"{node.output[0]}/{name}"))
-            limits = [f"{node.output[0]}/low", f"{node.output[0]}/high"]
-            nodes.append(helper.make_node("Clip", [node.input[0], *limits], [node.output[0]]))
-            real.add(node.output[0])
-        elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
-            whole, scale = constants[node.input[0]].astype(np.float32), constants[node.input[1]]
-            shape = (-1,) + (1,) * (whole.ndim - 1)
-            new.append(numpy_helper.from_array(whole * scale.reshape(shape), node.output[0]))
-        elif node.op_type == "DequantizeLinear" and node.input[0] in real:
-            nodes.append(helper.make_node("Identity", [node.input[0]], [node.output[0]]))
-        else:
-            if node.op_type in ("Flatten", "Resize") and node.input[0] in real:
-                real.add(node.output[0])
-            nodes.append(node)
-    return rebuilt(model, nodes, new)
-
-
-def as_qlinear(model):
-    """The same network with QLinearConv in place of DequantizeLinear, Conv, QuantizeLinear."""
-    graph = model.graph
-    makers = {node.output[0]: node for node in graph.node}
-    readers = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes, gone = [], set()
-    for node in graph.node:
-        if node.op_type != "Conv":
-            continue
-        after = readers.get(node.output[0], [])
-        if len(after) != 1 or after[0].op_type != "QuantizeLinear":
-            continue
-        x, w, b = (makers[name] for name in node.input)
-        inputs = [*x.input, *w.input, *after[0].input[1:], b.input[0]]
-        fused = helper.make_node("QLinearConv", inputs, [after[0].output[0]])
-        fused.attribute.extend(node.attribute)
-        nodes.append((after[0].output[0], fused))
-        gone.update((node.output[0], after[0].output[0]))
-    fused = dict(nodes)
-    kept = []
-    for node in graph.node:
-        if node.output[0] in fused:
-            kept.append(fused[node.output[0]])
-        elif node.output[0] not in gone:
-            kept.append(node)
-    return rebuilt(model, kept, [])
-
-
-def rebuilt(model, nodes, new):
-    """A copy with these nodes, without what nobody reads."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    outputs = {output.name for output in copy.graph.output}
-    while True:
-        read = {name for node in nodes for name in node.input} | outputs
-        alive = [node for node in nodes if read & set(node.output)]
-        if len(alive) == len(nodes):
-            break
-        nodes = alive
-    tensors = [tensor for tensor in [*copy.graph.initializer, *new] if tensor.name in read]
-    del copy.graph.node[:], copy.graph.initializer[:]
-    copy.graph.node.extend(nodes)
-    copy.graph.initializer.extend(tensors)
-    onnx.checker.check_model(copy)
-    return copy
 
 
 # Timing -------------------------------------------------------------------------------------------------------------
@@ -185,6 +109,31 @@ def mien_frames(binary, frames):
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["frames"]
 
 
+def mien_run(binary, frames):
+    """`mien run` as a user starts it, on all cores: the frames' age in the demo, a camera's speed, then its start on a
+    recording and its peak memory there."""
+    command = [binary, "run", "--headless", "--json", "--source"]
+    live = subprocess.run([*command, "demo", "--frames", "150"], check=True, capture_output=True, text=True)
+    age = json.loads(live.stdout.splitlines()[-1])["summary"]["age_ms"]["p95"]
+    started = time.perf_counter()
+    program = subprocess.Popen([*command, f"mjpeg:{frames}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first, memory = None, 0
+    for line in program.stdout:
+        if first is None and json.loads(line)["faces"]:
+            first = 1e3 * (time.perf_counter() - started)
+        # Not the maximum that wait4 tells, which counts this program's own memory before exec.
+        memory = peak_memory(program.pid) or memory
+    if program.wait() != 0:
+        sys.exit(f"{' '.join(program.args)} ended with status {program.returncode}")
+    return {"frame age p95": age, "first label": first, "memory": memory}
+
+
+def peak_memory(pid):
+    """Most resident memory so far, in MB; None of a program that has ended."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM")), None)
+
+
 def peer_loop(peers, classifier, frames):
     command = [sys.executable, str(peers / "loop_opencv_ort.py"), str(classifier), str(frames), "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -210,9 +159,10 @@ def main():
     kernels = json.loads(kernels.stdout)["kernels"]
 
     rounds, profiles, cpu = [], [], ""
-    os.sched_setaffinity(0, {options.core})
+    all_cores = os.sched_getaffinity(0)
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+        os.sched_setaffinity(0, {options.core})
         figures = {f"onnxruntime {form}": session.milliseconds(options.runs) for form, session in sessions.items()}
         cpu, mine = mien_networks(options.mien, options.runs)
         figures["mien one face"], figures["mien eight faces"] = (
@@ -230,13 +180,20 @@ def main():
         loop = peer_loop(options.peers, REPOSITORY / "models/attributes.onnx", options.frames)
         if loop:
             figures["peer loop"] = loop
-        rounds.append(figures)
+        os.sched_setaffinity(0, all_cores)
+        rounds.append(figures | mien_run(options.mien, options.frames))
     table = tabulate(rounds, cpu, kernels)
-    profile = tabulate_profile(profiles)
-    print(table, profile, sep="\n\n")
+    tables = [table, tabulate_profile(profiles)]
+    if options.aarch64:
+        reference, counts = aarch64.count(options.aarch64)
+        table += "\n" + "\n".join(count_rows(reference, counts))
+        tables = [table, tables[1], aarch64.tabulate_counts(reference, counts), aarch64.tabulate_loops(options.aarch64)]
+    print(*tables, sep="\n\n")
     if options.write:
         insert(REPOSITORY / "README.md", table)
-        insert(REPOSITORY / "docs/performance.md", f"{table}\n\n{profile}")
+        insert(REPOSITORY / "docs/performance.md", "\n\n".join(tables[:2]))
+        if options.aarch64:
+            insert(REPOSITORY / "docs/performance.md", "\n\n".join(tables[2:]), " aarch64")
 
 
 def check_forms(sessions):
@@ -270,6 +227,12 @@ def tabulate(rounds, cpu, kernels):
         row("detector, 320×256", "mien detector", ["YuNet onnxruntime", "YuNet OpenCV"], 0.4),
         row("frame of 640×480 with 2.4 faces: decode, detect, classify, track", "mien loop", ["peer loop"], 0.33),
     ]
+    for work, name, target, unit in (
+        ("frame age in `mien run` at 30 fps, p95", "frame age p95", 50, "ms"),
+        ("start of `mien run` to the first label", "first label", 300, "ms"),
+        ("peak memory of `mien run`", "memory", 60, "MB"),
+    ):
+        rows.append(f"| {work} | {milliseconds(name):.0f} {unit} | | | ≤ {target} {unit} |")
     today = datetime.date.today().isoformat()
     head = [
         f"{cpu}, {kernels} kernels, one thread, onnxruntime {ort.__version__}, {today}, `make bench`:",
@@ -278,6 +241,16 @@ def tabulate(rounds, cpu, kernels):
         "|---|---|---|---|---|",
     ]
     return "\n".join(head + [line for line in rows if line])
+
+
+def count_rows(reference, counts):
+    """What the classifier takes on aarch64, of plain tract in f32."""
+    for (kernels, _), count in zip(aarch64.KINDS, counts):
+        mine, others = f"{count / 1e6:.1f} million", f"tract f32 {reference / 1e6:.1f} million"
+        yield (
+            f"| instructions for one face on aarch64, {kernels} kernels | {mine} | {others}"
+            f" | 1/{reference / count:.2f} | ≤ 1/3 |"
+        )
 
 
 def tabulate_profile(profiles):
@@ -290,10 +263,12 @@ def tabulate_profile(profiles):
     return "\n".join(lines)
 
 
-def insert(path, table):
+def insert(path, tables, what=""):
+    """Puts the tables between the marks of `make bench`."""
+    marks = (f"<!-- make bench{what}: begin -->", f"<!-- make bench{what}: end -->")
     text = path.read_text()
-    begin, end = (text.index(mark) for mark in MARK)
-    path.write_text(f"{text[: begin + len(MARK[0])]}\n{table}\n{text[end:]}")
+    begin, end = (text.index(mark) for mark in marks)
+    path.write_text(f"{text[: begin + len(marks[0])]}\n{tables}\n{text[end:]}")
 
 
 if __name__ == "__main__":

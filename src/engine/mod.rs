@@ -6,7 +6,7 @@ use tract_onnx::{
     pb::{ModelProto, ValueInfoProto, tensor_shape_proto, type_proto},
     prelude::*,
     tract_core::{
-        internal::{SimpleState, format_err},
+        internal::{SimpleState, ensure, format_err},
         ops::TypedOp,
     },
 };
@@ -112,6 +112,8 @@ struct Rest {
 
 /// A network made ready for one input shape.
 struct Plan {
+    /// The last pictures; written anew, unless tract should still hold them.
+    pictures: Arc<Tensor>,
     program: Option<State>,
     rest: Option<State>,
 }
@@ -235,8 +237,11 @@ impl Network {
         let run_error = |e: TractError| EngineError::Run { origin: origin.clone(), reason: format!("{e:#}") };
         let mut results: HashMap<&str, TValue> = HashMap::new();
         let mut run = || -> TractResult<()> {
-            let [n, h, w] = shape;
-            let picture = Tensor::from_shape(&[n, h, w, 3], pixels)?.into_tvalue();
+            let mut plain = Arc::make_mut(&mut plan.pictures).try_as_plain_ram_mut()?;
+            let place = plain.as_slice_mut::<u8>()?;
+            ensure!(place.len() == pixels.len(), "{} bytes are no {shape:?} pictures", pixels.len());
+            place.copy_from_slice(pixels);
+            let picture = plan.pictures.clone().into_tvalue();
             let mut exits = TVec::new();
             if let (Some(state), Some(program)) = (&mut plan.program, program.as_deref()) {
                 exits = state.run(tvec!(picture.clone()))?;
@@ -327,7 +332,7 @@ impl Network {
             }
             None => None,
         };
-        Ok(Plan { program, rest })
+        Ok(Plan { pictures: Arc::new(Tensor::zero::<u8>(&[n, h, w, 3])?), program, rest })
     }
 }
 

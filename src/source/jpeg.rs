@@ -37,7 +37,7 @@ impl Scanner {
         loop {
             if self.in_scan {
                 let Some(data) = bytes.get(self.at..) else { return Scan::Incomplete };
-                match data.iter().position(|&byte| byte == 0xFF) {
+                match memchr::memchr(0xFF, data) {
                     Some(offset) => self.at += offset,
                     None => {
                         self.at = bytes.len();

@@ -57,7 +57,12 @@ impl EvalOp for Int8 {
     not_out_of_plan!();
 
     fn state(&self, _: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
-        Ok(Some(Box::new(State(self.memory()?))))
+        let memory = self.memory()?;
+        let exits = self.program.exits.iter().map(|exit| {
+            Ok(Arc::new(Tensor::zero::<f32>(&memory.exit_shape(&self.program, exit))?))
+        });
+        let exits = exits.collect::<TractResult<_>>()?;
+        Ok(Some(Box::new(State { memory, exits })))
     }
 }
 
@@ -73,18 +78,22 @@ impl TypedOp for Int8 {
 
 /// The memory that the operator runs in.
 #[derive(Debug, Clone)]
-struct State(Memory);
+struct State {
+    memory: Memory,
+    /// What it gave last; written anew where nobody holds it any more.
+    exits: Vec<Arc<Tensor>>,
+}
 
 impl OpState for State {
     fn eval(&mut self, _: &EvalContext, op: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let op = op.downcast_ref::<Int8>().context("the state of another operator")?;
+        let Int8 { program, .. } = op.downcast_ref::<Int8>().context("the state of another operator")?;
         let input = args_1!(inputs);
-        op.program.run(input.try_as_plain_ram()?.as_slice::<u8>()?, &mut self.0);
-        let exits = op.program.exits.iter().map(|exit| {
-            let shape = self.0.exit_shape(&op.program, exit);
-            Ok(Tensor::from_shape(&shape, &self.0.exit(&op.program, exit))?.into_tvalue())
-        });
-        exits.collect()
+        program.run(input.try_as_plain_ram()?.as_slice::<u8>()?, &mut self.memory);
+        for (exit, tensor) in program.exits.iter().zip(&mut self.exits) {
+            let mut plain = Arc::make_mut(tensor).try_as_plain_ram_mut()?;
+            self.memory.exit(program, exit, plain.as_slice_mut::<f32>()?);
+        }
+        Ok(self.exits.iter().map(|exit| exit.clone().into_tvalue()).collect())
     }
 
     fn reset_lanes(&mut self, _: &[LaneId]) -> TractResult<()> {

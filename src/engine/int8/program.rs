@@ -168,12 +168,15 @@ impl Memory {
         if exit.flat { vec![self.pictures, channels] } else { vec![self.pictures, channels, h, w] }
     }
 
-    /// What left there in the last run, of [`Memory::exit_shape`].
-    pub fn exit(&self, program: &Program, exit: &Exit) -> Vec<f32> {
+    /// Writes what left there in the last run, of [`Memory::exit_shape`].
+    ///
+    /// # Panics
+    /// When there is no room for so many values.
+    pub fn exit(&self, program: &Program, exit: &Exit, values: &mut [f32]) {
         let channels = program.channels[exit.tensor];
         let [h, w] = self.sizes[exit.tensor];
         let pixels = h * w;
-        let mut values = vec![0.0; self.pictures * channels * pixels];
+        let values = &mut values[..self.pictures * channels * pixels];
         for (picture, values) in values.chunks_exact_mut((channels * pixels).max(1)).enumerate() {
             match exit.quantization {
                 None => {
@@ -196,7 +199,6 @@ impl Memory {
                 }
             }
         }
-        values
     }
 }
 

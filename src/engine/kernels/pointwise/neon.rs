@@ -184,43 +184,67 @@ pub(super) unsafe fn finish<const PIXELS: usize, const PAIRS: usize>(
 ) {
     // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
     unsafe {
-        for pair in 0..PAIRS {
-            let channels = (tile.channels - 8 * pair).min(8);
-            let multipliers = tile.multipliers.add(8 * pair);
-            let multipliers = [vld1q_f32(multipliers), vld1q_f32(multipliers.add(4))];
-            let at = |pixel: usize| pixel * tile.output_stride + 8 * pair;
-            match tile.output {
-                Output::Quantized { to, zero_point, .. } => {
-                    for pixel in 0..PIXELS {
-                        let whole = scaled(sums[pixel][pair], multipliers);
-                        store(to.add(at(pixel)), pack(whole, zero_point), channels);
-                    }
+        if tile.channels == 8 * PAIRS {
+            finish_channels::<PIXELS, PAIRS, true>(tile, sums);
+        } else {
+            finish_channels::<PIXELS, PAIRS, false>(tile, sums);
+        }
+    }
+}
+
+/// `WHOLE`: all channels are there.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn finish_channels<const PIXELS: usize, const PAIRS: usize, const WHOLE: bool>(
+    tile: &Tile,
+    sums: &[[[int32x4_t; 2]; PAIRS]; PIXELS],
+) {
+    // SAFETY: the caller promises that the tile's pointers reach as far as its fields say.
+    unsafe {
+        let multipliers: [[float32x4_t; 2]; PAIRS] = std::array::from_fn(|pair| {
+            [vld1q_f32(tile.multipliers.add(8 * pair)), vld1q_f32(tile.multipliers.add(8 * pair + 4))]
+        });
+        match tile.output {
+            Output::Quantized { to, zero_point, .. } => {
+                for pixel in 0..PIXELS {
+                    let bytes = std::array::from_fn(|pair| {
+                        pack(scaled(sums[pixel][pair], multipliers[pair]), zero_point)
+                    });
+                    store::<PAIRS, WHOLE>(to.add(pixel * tile.output_stride), bytes, tile.channels);
                 }
-                Output::Added { to, zero_point, other, other_stride, addition } => {
-                    let zero = i32::from(zero_point);
-                    let (low, high) = (vdupq_n_s32(-zero), vdupq_n_s32(255 - zero));
-                    let b_zero_point = vdupq_n_s32(i32::from(addition.b_zero_point));
-                    for pixel in 0..PIXELS {
-                        let whole = scaled(sums[pixel][pair], multipliers);
-                        let other = load(other.add(pixel * other_stride + 8 * pair), channels);
-                        let whole = std::array::from_fn(|half| {
+            }
+            Output::Added { to, zero_point, other, other_stride, addition } => {
+                let zero = i32::from(zero_point);
+                let (low, high) = (vdupq_n_s32(-zero), vdupq_n_s32(255 - zero));
+                let b_zero_point = vdupq_n_s32(i32::from(addition.b_zero_point));
+                for pixel in 0..PIXELS {
+                    let others = load::<PAIRS, WHOLE>(other.add(pixel * other_stride), tile.channels);
+                    let bytes = std::array::from_fn(|pair| {
+                        let whole = scaled(sums[pixel][pair], multipliers[pair]);
+                        let other = widened(others[pair]);
+                        let sum = std::array::from_fn(|half| {
                             let a = vcvtq_f32_s32(vminq_s32(vmaxq_s32(whole[half], low), high));
                             let b = vcvtq_f32_s32(vsubq_s32(other[half], b_zero_point));
                             let a = vmulq_n_f32(a, addition.a_factor);
                             vcvtnq_s32_f32(vaddq_f32(a, vmulq_n_f32(b, addition.b_factor)))
                         });
-                        store(to.add(at(pixel)), pack(whole, addition.zero_point), channels);
-                    }
+                        pack(sum, addition.zero_point)
+                    });
+                    store::<PAIRS, WHOLE>(to.add(pixel * tile.output_stride), bytes, tile.channels);
                 }
-                Output::Real(to) => {
-                    for pixel in 0..PIXELS {
-                        let mut eight = [0f32; 8];
+            }
+            Output::Real(to) => {
+                for pixel in 0..PIXELS {
+                    let to = to.add(pixel * tile.output_stride);
+                    let mut reals = [[[0f32; 4]; 2]; PAIRS];
+                    for pair in 0..PAIRS {
                         for half in 0..2 {
-                            let real = vmulq_f32(vcvtq_f32_s32(sums[pixel][pair][half]), multipliers[half]);
-                            vst1q_f32(eight.as_mut_ptr().add(4 * half), real);
+                            let real = vcvtq_f32_s32(sums[pixel][pair][half]);
+                            let real = vmulq_f32(real, multipliers[pair][half]);
+                            vst1q_f32(reals[pair][half].as_mut_ptr(), real);
                         }
-                        to.add(at(pixel)).copy_from_nonoverlapping(eight.as_ptr(), channels);
                     }
+                    to.copy_from_nonoverlapping(reals.as_ptr().cast(), tile.channels);
                 }
             }
         }
@@ -241,36 +265,40 @@ fn pack([a, b]: [int32x4_t; 2], zero_point: u8) -> uint8x8_t {
     vqmovun_s16(vqaddq_s16(words, vdupq_n_s16(i16::from(zero_point))))
 }
 
-/// Stores the first `channels` bytes.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn store(to: *mut u8, bytes: uint8x8_t, channels: usize) {
+fn widened(bytes: uint8x8_t) -> [int32x4_t; 2] {
+    let words = vreinterpretq_s16_u16(vmovl_u8(bytes));
+    [vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words)]
+}
+
+/// Stores the first `channels` bytes; all of them if they are `WHOLE`.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn store<const PAIRS: usize, const WHOLE: bool>(
+    to: *mut u8,
+    bytes: [uint8x8_t; PAIRS],
+    channels: usize,
+) {
     // SAFETY: the caller promises room for `channels` bytes.
     unsafe {
-        if channels == 8 {
-            vst1_u8(to, bytes);
-        } else {
-            let mut eight = [0; 8];
-            vst1_u8(eight.as_mut_ptr(), bytes);
-            to.copy_from_nonoverlapping(eight.as_ptr(), channels);
+        match (WHOLE, &bytes[..]) {
+            (true, &[one]) => vst1_u8(to, one),
+            (true, &[one, two]) => vst1q_u8(to, vcombine_u8(one, two)),
+            _ => to.copy_from_nonoverlapping(bytes.as_ptr().cast(), channels),
         }
     }
 }
 
-/// Loads `channels` bytes, zeros after them.
+/// Loads `channels` bytes, zeros after them; all if they are `WHOLE`.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load(from: *const u8, channels: usize) -> [int32x4_t; 2] {
+unsafe fn load<const PAIRS: usize, const WHOLE: bool>(from: *const u8, channels: usize) -> [uint8x8_t; PAIRS] {
+    let mut bytes = [vdup_n_u8(0); PAIRS];
     // SAFETY: the caller promises `channels` bytes.
-    let bytes = unsafe {
-        if channels == 8 {
-            vld1_u8(from)
-        } else {
-            let mut eight = [0; 8];
-            eight.as_mut_ptr().copy_from_nonoverlapping(from, channels);
-            vld1_u8(eight.as_ptr())
-        }
-    };
-    let words = vreinterpretq_s16_u16(vmovl_u8(bytes));
-    [vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words)]
+    unsafe {
+        let count = if WHOLE { 8 * PAIRS } else { channels };
+        bytes.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(from, count);
+    }
+    bytes
 }

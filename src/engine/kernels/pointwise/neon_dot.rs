@@ -88,12 +88,7 @@ unsafe fn product<const PIXELS: usize, const PAIRS: usize>(tiles: &Tiles) {
                 }
                 multiply_parts!(0 1 2 3);
             }
-            // A copy, so that the sums themselves, whose places are all known when compiling, stay in registers.
-            let mut stored = [bias; PIXELS];
-            for (stored, sums) in stored.iter_mut().zip(sums) {
-                *stored = sums;
-            }
-            finish(&tile, &stored);
+            finish(&tile, &sums);
             tile.step(PIXELS);
         }
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The inner loops of the integer kernels in a built binary: instructions and cycles for each multiply-accumulate.
 
-    scripts/mca target/aarch64-unknown-linux-gnu/release/mien [cortex-a53 cortex-a72 cortex-a76]
+    benches/inner_loops.py target/aarch64-unknown-linux-gnu/release/mien [cortex-a53 cortex-a72 cortex-a76]
 
 An inner loop is one without another jump in it. Instructions are counted in the disassembly; cycles are llvm-mca's for
 100 rounds, on the assumption that every load hits the first-level cache. LLVM 14 models the Cortex-A72 and the
@@ -76,21 +76,34 @@ def cycles(body, triple, cpu):
     return int(total[1]) / ROUNDS if run.returncode == 0 and total else None
 
 
-def main():
-    binary, *cpus = sys.argv[1:] or sys.exit(__doc__)
+def machine(binary):
+    """Its target triple, and the cores to ask about."""
     header = subprocess.run(["file", "-L", binary], capture_output=True, text=True).stdout
-    triple = "aarch64-linux-gnu" if "aarch64" in header else "x86_64-linux-gnu"
-    cpus = cpus or (["cortex-a53", "cortex-a72", "cortex-a76"] if triple.startswith("aarch64") else ["icelake-server"])
-    print(f"{'kernel':60} {'instr.':>6} {'products':>8} {'instr./product':>14}", *(f"{cpu:>12}" for cpu in cpus))
+    if "aarch64" in header:
+        return "aarch64-linux-gnu", ["cortex-a53", "cortex-a72", "cortex-a76"]
+    return "x86_64-linux-gnu", ["icelake-server"]
+
+
+def loops(binary, cpus):
+    """Of each inner loop: its function, instructions, products, and products a cycle of each core, None where unknown."""
+    triple, _ = machine(binary)
     rows = set()
     for name, lines in functions(binary):
         for _, body in inner_loops(lines):
-            count = sum(map(products, body))
-            if count:
-                each = [cycles(body, triple, cpu) for cpu in cpus]
-                rows.add((name, len(body), count, *(f"{count / c:.1f}/cycle" if c else "?" for c in each)))
-    for name, length, count, *each in sorted(rows, key=lambda row: (row[0], -row[2], row[1])):
-        print(f"{name:60} {length:6} {count:8} {length / count:14.4f}", *(f"{cell:>12}" for cell in each))
+            if count := sum(map(products, body)):
+                each = (cycles(body, triple, cpu) for cpu in cpus)
+                rows.add((name, len(body), count, *(count / c if c else None for c in each)))
+    return sorted(rows, key=lambda row: (row[0], -row[2], row[1]))
 
 
-main()
+def main():
+    binary, *cpus = sys.argv[1:] or sys.exit(__doc__)
+    cpus = cpus or machine(binary)[1]
+    print(f"{'kernel':60} {'instr.':>6} {'products':>8} {'instr./product':>14}", *(f"{cpu:>12}" for cpu in cpus))
+    for name, length, count, *each in loops(binary, cpus):
+        rates = (f"{f'{rate:.1f}/cycle' if rate else '?':>12}" for rate in each)
+        print(f"{name:60} {length:6} {count:8} {length / count:14.4f}", *rates)
+
+
+if __name__ == "__main__":
+    main()
