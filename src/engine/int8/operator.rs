@@ -58,9 +58,11 @@ impl EvalOp for Int8 {
 
     fn state(&self, _: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
         let memory = self.memory()?;
-        let exits = self.program.exits.iter().map(|exit| {
-            Ok(Arc::new(Tensor::zero::<f32>(&memory.exit_shape(&self.program, exit))?))
-        });
+        let exits = self
+            .program
+            .exits
+            .iter()
+            .map(|exit| Ok(Arc::new(Tensor::zero::<f32>(&memory.exit_shape(&self.program, exit))?)));
         let exits = exits.collect::<TractResult<_>>()?;
         Ok(Some(Box::new(State { memory, exits })))
     }

@@ -1,7 +1,6 @@
 //! All that decides how a run goes, as a TOML file and as flags.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -22,6 +21,7 @@ use super::{
 };
 use crate::{
     augment::{Augmentation, Input, Mix},
+    ledger::{Change, changes},
     loss,
     mask_synthesis::Wardrobe,
     optimizer, output,
@@ -221,21 +221,6 @@ impl FromStr for Assignment {
     }
 }
 
-/// What two configurations have differently.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    pub key: String,
-    /// Empty for a key that is not set.
-    pub from: String,
-    pub to: String,
-}
-
-impl std::fmt::Display for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} → {}", self.key, self.from, self.to)
-    }
-}
-
 impl Config {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Config> {
@@ -274,33 +259,7 @@ impl Config {
 
     /// What `self` has otherwise than `base`.
     pub fn changes_from(&self, base: &Config) -> Result<Vec<Change>> {
-        let (from, to) = (base.flat()?, self.flat()?);
-        let keys: std::collections::BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-        let value = |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or_default();
-        let changes = keys.into_iter().map(|key| Change {
-            key: key.clone(),
-            from: value(&from, key),
-            to: value(&to, key),
-        });
-        Ok(changes.filter(|change| change.from != change.to).collect())
-    }
-
-    /// Every key, with dots for tables, and its value.
-    pub fn flat(&self) -> Result<BTreeMap<String, String>> {
-        fn walk(path: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
-            match value {
-                Value::Table(table) => table.iter().for_each(|(key, value)| {
-                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                    walk(&path, value, flat);
-                }),
-                value => {
-                    flat.insert(path.to_owned(), value.to_string());
-                }
-            }
-        }
-        let mut flat = BTreeMap::new();
-        walk("", &Value::Table(Table::try_from(self)?), &mut flat);
-        Ok(flat)
+        Ok(changes(&serde_json::to_value(base)?, &serde_json::to_value(self)?))
     }
 
     /// Refuses what no run can be made of.

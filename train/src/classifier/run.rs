@@ -168,6 +168,14 @@ impl<'a> Trainer<'a> {
         if let Some(path) = &config.pretrained {
             let loaded = checkpoint::load_pretrained(path, &mut current.vs, &current.classifier)?;
             log::info!("{}: {loaded:?}", path.display());
+            if split.is_that_of(path)? == Some(false) {
+                log::warn!(
+                    "{} may have learnt from photos that are held out here, whose figures then flatter; to hold out the \
+                     same, give --split {}",
+                    path.display(),
+                    path.with_file_name(SPLIT).display()
+                );
+            }
         }
         let ema = Ema::new(&mut average.vs, &current.vs, config.average)?;
         let mut optimizer = config.optimizer.build(&current.vs, half(config, device));

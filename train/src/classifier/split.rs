@@ -11,7 +11,10 @@ use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::labels::{Face, Set, read_all};
+use super::{
+    labels::{Face, Set, read_all},
+    model::SPLIT,
+};
 use crate::output;
 
 /// The files that are held out, as `split.json` has them: a list for each set.
@@ -100,6 +103,15 @@ impl Split {
             .flat_map(|(set, files)| files.iter().map(move |file| (set.as_str(), file.as_str())))
             .collect();
         faces.into_iter().partition(|face| held_out.contains(&(face.set.name(), face.file.as_str())))
+    }
+
+    /// Whether the run that left these weights held out the same, as the split beside them tells; `None` without one.
+    pub fn is_that_of(&self, weights: &Path) -> Result<Option<bool>> {
+        let beside = weights.with_file_name(SPLIT);
+        if !beside.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Split::read(&beside)?.hash() == self.hash()))
     }
 
     /// Tells splits apart: the first half of the SHA-256 of what is held out.
@@ -297,5 +309,17 @@ mod tests {
         std::fs::write(&path, r#"{"seed":1,"holdout":0.1,"utkface":["a.webp"],"fairface":[],"masks":[]}"#)
             .unwrap();
         assert_eq!(Split::read(&path).unwrap().held_out["utkface"], ["a.webp"]);
+    }
+
+    #[test]
+    fn weights_are_known_by_the_split_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let faces = faces(&[(0, 30); 40], 1);
+        let split = Split::by_hash(&faces, 1, 0.2);
+        let weights = folder.path().join("weights.safetensors");
+        assert_eq!(split.is_that_of(&weights).unwrap(), None);
+        split.write(&folder.path().join(SPLIT)).unwrap();
+        assert_eq!(split.is_that_of(&weights).unwrap(), Some(true));
+        assert_eq!(Split::by_hash(&faces, 2, 0.2).is_that_of(&weights).unwrap(), Some(false));
     }
 }

@@ -10,7 +10,7 @@ use mien::{
     frame::Picture,
     geometry::{Rect, resample},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, nn};
 
 use super::{
@@ -54,7 +54,7 @@ const SIZES: [(f32, f32); 5] =
 const BATCH: usize = 16;
 
 /// Figures over the photos of one data set.
-#[derive(Debug, Clone, Serialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Report {
     pub photos: usize,
     /// Faces of at least 32 pixels.
@@ -84,7 +84,7 @@ pub struct Report {
     pub landmark_error: f32,
 }
 
-#[derive(Debug, Clone, Serialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct SizeRecall {
     /// The longer side in pixels of the stored photo.
     pub from: f32,

@@ -9,31 +9,36 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, FromArgMatches};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, nn};
 
 use super::{
     augment::{Sample, sample},
     cells::{cells, flatten},
-    evaluate::{MIN_SCORE, Reports, find, reports, stack},
+    evaluate::{MIN_SCORE, Report, Reports, find, reports, stack},
     loss::{Loss, loss},
     network::{Network, normalise},
     scenes::{Scene, Split, read_marks, read_scenes},
 };
 use crate::{
     checkpoint::{self, Ema},
+    interrupt,
+    ledger::{Best, Faces, Record, State, changes},
     metrics::Log,
     optimizer::{AdamW, Optimizer},
+    revision::Hardware,
 };
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct Options {
     /// The folder that holds scenes.tar and scenes.csv
     #[arg(long)]
     data: PathBuf,
     /// Where to write; a run that stopped there goes on from its last whole epoch
     #[arg(long)]
+    #[serde(skip)]
     out: PathBuf,
     /// Weights to start from, as `mien-train recover` writes them
     #[arg(long)]
@@ -110,22 +115,60 @@ impl Means {
     }
 }
 
+/// A detector's run in the ledger: the best is that of the highest average precision on WIDER's photos.
+type Entry = Record<Options, Report>;
+
 /// Trains a detector. Writes into `--out`, after every epoch:
 ///
 /// - `face.safetensors`, the averaged weights: what is measured and exported;
 /// - `checkpoint.safetensors`, all that the run needs to go on;
 /// - `metrics.jsonl`, a line of losses and validation figures;
+/// - `run.json`, the run's entry in the ledger;
 ///
-/// and `split.json`, which photos were trained on and which were kept.
+/// and `split.json`, which photos were trained on and which were kept. Ctrl-C ends the run before its next step; it goes
+/// on from its last whole epoch.
 pub fn train(options: &Options) -> Result<()> {
     if options.side == 0 || !options.side.is_multiple_of(32) {
         bail!("--side {}: must be a positive multiple of 32", options.side);
     }
-    tch::set_num_threads(options.threads);
-    tch::manual_seed(options.seed as i64);
+    interrupt::listen()?;
     fs::create_dir_all(&options.out)
         .with_context(|| format!("making the folder {}", options.out.display()))?;
+    let mut entry = begin(options)?;
+    let result = train_into(options, &mut entry);
+    if let Err(error) = &result {
+        entry.state = State::Failed(format!("{error:#}"));
+    }
+    entry.write(&options.out)?;
+    result?;
+    entry.ensure_finished(&options.out)
+}
 
+fn begin(options: &Options) -> Result<Entry> {
+    let defaults = unasked(options)?;
+    let changes = changes(&serde_json::to_value(defaults)?, &serde_json::to_value(options)?);
+    let device = Device::cuda_if_available();
+    let name = if device.is_cuda() { "cuda:0" } else { "cpu" };
+    let entry = Record::start(options.clone(), changes, &options.out);
+    Ok(Entry { seed: options.seed, hardware: Hardware::of(name, device), ..entry })
+}
+
+/// What the program does without flags, on the same data.
+fn unasked(options: &Options) -> Result<Options> {
+    let command = Options::augment_args(clap::Command::new("detector"));
+    let arguments = [
+        "detector".as_ref(),
+        "--data".as_ref(),
+        options.data.as_os_str(),
+        "--out".as_ref(),
+        options.out.as_os_str(),
+    ];
+    Ok(Options::from_arg_matches(&command.try_get_matches_from(arguments)?)?)
+}
+
+fn train_into(options: &Options, entry: &mut Entry) -> Result<()> {
+    tch::set_num_threads(options.threads);
+    tch::manual_seed(options.seed as i64);
     let marks = read_marks(&options.data)?;
     let split = Split::of(marks.keys().map(String::as_str), options.seed);
     serde_json::to_writer_pretty(create(&options.out.join("split.json"))?, &split)?;
@@ -133,6 +176,11 @@ pub fn train(options: &Options) -> Result<()> {
     let validation = read_scenes(&options.data, &split.validation, &marks)?;
     let steps = training.len() / options.batch.max(1);
     ensure!(steps > 0, "--batch {}: there are only {} photos to train on", options.batch, training.len());
+    let faces =
+        |scenes: &[Scene]| scenes.iter().flat_map(|scene| &scene.faces).filter(|face| !face.ignore).count();
+    entry.split = split.hash();
+    entry.faces = Faces { training: faces(&training), held_out: faces(&validation), unreadable: 0 };
+    entry.write(&options.out)?;
 
     let mut run = Run::new(options)?;
     if let Some(path) = &options.warm_start {
@@ -174,7 +222,17 @@ pub fn train(options: &Options) -> Result<()> {
             validation: &reports,
         };
         log.write(&line)?;
+        entry.seconds += seconds;
+        let score = f64::from(wider.average_precision);
+        if entry.best.as_ref().is_none_or(|best| score > best.score) {
+            let (epoch, step) = (u64::from(epoch + 1), run.steps as u64);
+            entry.best = Some(Best { score, epoch, step, figures: wider.clone() });
+        }
+        entry.last = Some(wider.clone());
+        entry.validation = serde_json::to_value(&reports)?;
+        entry.write(&options.out)?;
     }
+    entry.state = if interrupt::requested() { State::Stopped } else { State::Finished };
     Ok(())
 }
 
@@ -253,7 +311,7 @@ impl Run {
         Ok(())
     }
 
-    /// One pass over `scenes`, or what the schedule leaves of it; nothing if that is nothing.
+    /// One pass over `scenes`, or what the schedule leaves of it; nothing if that is nothing, or somebody asked to stop.
     fn epoch(
         &mut self,
         options: &Options,
@@ -279,6 +337,9 @@ impl Run {
             });
             for (step, samples) in ready.iter().enumerate() {
                 let progress = schedule.progress(f64::from(epoch) + step as f64 / steps as f64);
+                if interrupt::requested() {
+                    return Ok(None);
+                }
                 if progress >= 1.0 {
                     break;
                 }
@@ -365,6 +426,7 @@ mod tests {
     use mien::{frame::Picture, geometry::Rect};
 
     use super::{super::scenes::Mark, *};
+    use crate::ledger::AnyEntry;
 
     fn options(out: &Path) -> Options {
         Options {
@@ -436,6 +498,20 @@ mod tests {
         for (name, value) in &wanted {
             assert!(after[name].allclose(value, 1e-3, 1e-5, false), "{name}");
         }
+    }
+
+    #[test]
+    fn the_ledger_tells_what_a_run_had_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { data: "photos".into(), ..options(folder.path()) };
+        let entry = begin(&options).unwrap();
+        let changed: Vec<&str> = entry.changes.iter().map(|change| change.key.as_str()).collect();
+        assert_eq!(changed, ["batch", "epochs", "rate", "seed", "side", "weight_decay"]);
+        Entry { seconds: 9.0, ..entry.clone() }.write(folder.path()).unwrap();
+        let again = begin(&options).unwrap();
+        assert_eq!((again.seconds, &again.started), (9.0, &entry.started));
+        let shown = AnyEntry::read(folder.path()).unwrap();
+        assert_eq!((shown.config["side"].as_u64(), shown.seed), (Some(64), 7));
     }
 
     #[test]

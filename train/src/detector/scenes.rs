@@ -68,6 +68,12 @@ impl Split {
         split.validation.sort();
         split
     }
+
+    /// Tells splits apart: the first half of the SHA-256 of what is kept for measuring.
+    pub fn hash(&self) -> String {
+        let digest = Sha256::digest(self.validation.join("\n"));
+        digest.iter().take(16).map(|b| format!("{b:02x}")).collect()
+    }
 }
 
 /// The faces marked in each photo of `folder/scenes.csv`, by file name.
@@ -161,7 +167,9 @@ mod tests {
         assert!(split.train.iter().all(|file| !split.validation.contains(file)));
         assert!(!split.validation.iter().any(|file| file.starts_with("wt_")));
         assert_eq!(split, Split::of(files.iter().rev().map(String::as_str), 0));
-        assert_ne!(split, Split::of(files.iter().map(String::as_str), 1));
+        let other = Split::of(files.iter().map(String::as_str), 1);
+        assert_ne!(split, other);
+        assert_ne!(split.hash(), other.hash());
     }
 
     #[test]

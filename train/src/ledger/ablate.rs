@@ -7,9 +7,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Baseline, Entry, run_once};
+use super::{Baseline, Change, Entry, run_once};
 use crate::{
-    classifier::config::{Assignment, Change, Config},
+    classifier::config::{Assignment, Config},
     interrupt, output,
 };
 

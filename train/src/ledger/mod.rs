@@ -4,25 +4,23 @@
 //! time ([`mod@ablate`]) and queues of them ([`mod@queue`]) are folders of runs.
 
 mod ablate;
+mod change;
 mod queue;
 mod show;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use ablate::{AblateOptions, ablate};
+pub use change::{Change, changes};
 pub use queue::{QueueOptions, queue};
 pub use show::{LedgerOptions, ledger};
 
 use crate::{
-    classifier::{
-        config::{Change, Config},
-        figures::Summary,
-        run,
-    },
+    classifier::{config::Config, figures::Summary, run},
     device::parse_device,
     interrupt,
     revision::{Hardware, git_revision},
@@ -53,12 +51,12 @@ impl std::fmt::Display for State {
 
 /// The best of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// Of the configuration's metric; more is better.
+pub struct Best<F = Summary> {
+    /// Of the run's metric; more is better.
     pub score: f64,
     pub epoch: u64,
     pub step: u64,
-    pub figures: Summary,
+    pub figures: F,
 }
 
 /// How many faces a run had.
@@ -70,14 +68,20 @@ pub struct Faces {
     pub unreadable: usize,
 }
 
-/// A run in the ledger.
+/// A classifier's run in the ledger.
+pub type Entry = Record<Config, Summary>;
+
+/// Any network's run, as the ledger shows it.
+pub type AnyEntry = Record<Value, Value>;
+
+/// A run in the ledger: of a configuration `C`, with figures `F`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Record<C, F> {
     pub state: State,
     pub baseline: String,
     /// What the configuration has otherwise than the baseline.
     pub changes: Vec<Change>,
-    pub config: Config,
+    pub config: C,
     pub seed: u64,
     /// Tells splits apart.
     pub split: String,
@@ -88,8 +92,8 @@ pub struct Entry {
     pub started: String,
     /// Spent training, over all starts.
     pub seconds: f64,
-    pub best: Option<Best>,
-    pub last: Option<Summary>,
+    pub best: Option<Best<F>>,
+    pub last: Option<F>,
     /// The last figures by data pack.
     pub validation: Value,
 }
@@ -97,31 +101,46 @@ pub struct Entry {
 const ENTRY: &str = "run.json";
 
 impl Entry {
-    /// The entry of a run that starts or goes on in `folder`.
+    /// The entry of a classifier's run that starts or goes on in `folder`.
     pub fn begin(config: &Config, baseline: &Baseline, folder: &Path) -> Result<Entry> {
-        let before = Entry::read(folder).ok();
+        let entry = Record::start(config.clone(), config.changes_from(&baseline.config)?, folder);
         Ok(Entry {
-            state: State::Running,
             baseline: baseline.name.clone(),
-            changes: config.changes_from(&baseline.config)?,
-            config: config.clone(),
             seed: config.seed,
+            hardware: Hardware::of(&config.device, parse_device(&config.device)?),
+            ..entry
+        })
+    }
+}
+
+impl<C: Serialize + DeserializeOwned, F: Serialize + DeserializeOwned> Record<C, F> {
+    /// The entry of a run that starts or goes on in `folder`, with `changes` against the defaults.
+    pub fn start(config: C, changes: Vec<Change>, folder: &Path) -> Self {
+        let entry = Record {
+            state: State::Running,
+            baseline: Baseline::default().name,
+            changes,
+            config,
+            seed: 0,
             split: String::new(),
             faces: Faces::default(),
             revision: git_revision(),
-            hardware: Hardware::of(&config.device, parse_device(&config.device)?),
-            started: before.as_ref().map_or_else(
-                || jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
-                |before| before.started.clone(),
-            ),
-            seconds: before.as_ref().map_or(0.0, |before| before.seconds),
-            best: before.as_ref().and_then(|before| before.best),
-            last: before.as_ref().and_then(|before| before.last),
-            validation: before.map_or(Value::Null, |before| before.validation),
-        })
+            hardware: Hardware::default(),
+            started: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
+            seconds: 0.0,
+            best: None,
+            last: None,
+            validation: Value::Null,
+        };
+        match Record::<C, F>::read(folder) {
+            Ok(Record { started, seconds, best, last, validation, .. }) => {
+                Record { started, seconds, best, last, validation, ..entry }
+            }
+            Err(_) => entry,
+        }
     }
 
-    pub fn read(folder: &Path) -> Result<Entry> {
+    pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(ENTRY);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("reading {}; is it the folder of a run?", path.display()))?;

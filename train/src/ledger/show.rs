@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{ENTRY, Entry, folders_with};
+use super::{AnyEntry, ENTRY, change, folders_with};
 use crate::{classifier::config::Assignment, output, plot};
 
 #[derive(Debug, clap::Args)]
@@ -58,11 +58,13 @@ pub fn ledger(options: &LedgerOptions) -> Result<()> {
     Ok(())
 }
 
-fn entries(folders: &[PathBuf]) -> Result<Vec<(PathBuf, Entry)>> {
+type Best = super::Best<Value>;
+
+fn entries(folders: &[PathBuf]) -> Result<Vec<(PathBuf, AnyEntry)>> {
     let mut entries = Vec::new();
     for folder in folders {
         for run in folders_with(ENTRY, folder)? {
-            entries.push((run.clone(), Entry::read(&run)?));
+            entries.push((run.clone(), AnyEntry::read(&run)?));
         }
     }
     ensure!(!entries.is_empty(), "no run in {folders:?}; a run's folder holds run.json");
@@ -78,16 +80,16 @@ fn list(folders: &[PathBuf], filters: &[Assignment]) -> Result<String> {
         if !filters.iter().all(|filter| matches(&entry, filter)) {
             continue;
         }
-        let best = |of: fn(&super::Best) -> String| entry.best.as_ref().map_or("-".to_owned(), of);
+        let best = |of: fn(&Best) -> Option<String>| entry.best.as_ref().and_then(of).unwrap_or("-".into());
         let changes: Vec<String> =
             entry.changes.iter().map(|change| format!("{}={}", change.key, change.to)).collect();
         text += &format!(
             "{:32} {:>9} {:>7} {:>9} {:>9} {:>7.1}  {}: {}\n",
             folder.display().to_string(),
             entry.state,
-            best(|best| best.epoch.to_string()),
-            best(|best| format!("{:.4}", best.score)),
-            best(|best| format!("{:.4}", best.figures.macro_f1)),
+            best(|best| Some(best.epoch.to_string())),
+            best(|best| Some(format!("{:.4}", best.score))),
+            best(|best| Some(format!("{:.4}", best.figures["macro_f1"].as_f64()?))),
             entry.seconds / 60.0,
             entry.baseline,
             changes.join(", "),
@@ -96,16 +98,16 @@ fn list(folders: &[PathBuf], filters: &[Assignment]) -> Result<String> {
     Ok(text)
 }
 
-fn matches(entry: &Entry, filter: &Assignment) -> bool {
+fn matches(entry: &AnyEntry, filter: &Assignment) -> bool {
     let wanted = filter.value.to_string();
     let bare = wanted.trim_matches('"');
     match filter.key.as_str() {
         "state" => entry.state.to_string() == bare,
         "split" => entry.split == bare,
         "revision" => entry.revision == bare,
-        key => entry.config.flat().is_ok_and(|flat| {
-            let name = format!("{key}.name");
-            let found = flat.get(key).or_else(|| flat.get(&name));
+        key => {
+            let flat = change::flat(&entry.config);
+            let found = flat.get(key).or_else(|| flat.get(&format!("{key}.name")));
             // A number may be written with or without its point, a list of one without its brackets.
             found.is_some_and(|found| {
                 let number = |text: &str| text.parse::<f64>().ok();
@@ -113,32 +115,32 @@ fn matches(entry: &Entry, filter: &Assignment) -> bool {
                     || *found == format!("[{wanted}]")
                     || number(found).is_some_and(|value| Some(value) == number(&wanted))
             })
-        }),
+        }
     }
 }
 
 fn compare(first: &Path, second: &Path) -> Result<String> {
-    let (a, b) = (Entry::read(first)?, Entry::read(second)?);
+    let (a, b) = (AnyEntry::read(first)?, AnyEntry::read(second)?);
     let mut text = format!("{:28} {:>24} {:>24}\n", "", name(first), name(second));
     let mut row = |key: &str, a: String, b: String| text += &format!("{key:28} {a:>24} {b:>24}\n");
-    for change in b.config.changes_from(&a.config)? {
+    for change in change::changes(&a.config, &b.config) {
         row(&change.key, change.from, change.to);
     }
     for (key, of) in [
-        ("state", (|e| e.state.to_string()) as fn(&Entry) -> String),
+        ("state", (|e| e.state.to_string()) as fn(&AnyEntry) -> String),
         ("split", |e| e.split[..e.split.len().min(12)].to_owned()),
         ("revision", |e| e.revision.clone()),
         ("machine", |e| e.hardware.name.chars().take(24).collect()),
         ("training faces", |e| e.faces.training.to_string()),
         ("minutes", |e| format!("{:.1}", e.seconds / 60.0)),
-        ("best epoch", |e| e.best.map_or("-".into(), |best| best.epoch.to_string())),
+        ("best epoch", |e| e.best.as_ref().map_or("-".into(), |best| best.epoch.to_string())),
     ] {
         if of(&a) != of(&b) {
             row(key, of(&a), of(&b));
         }
     }
-    let figures = |entry: &Entry| serde_json::to_value(entry.best.map(|best| best.figures));
-    let (a, b) = (figures(&a)?, figures(&b)?);
+    let figures = |entry: AnyEntry| entry.best.map_or(Value::Null, |best| best.figures);
+    let (a, b) = (figures(a), figures(b));
     let keys = a.as_object().into_iter().flat_map(|figures| figures.keys().cloned());
     for key in keys.collect::<Vec<_>>() {
         let (from, to) = (a[&key].as_f64(), b[&key].as_f64());
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
     use crate::{
         classifier::{config::Config, figures::Summary},
-        ledger::{Baseline, Best, State},
+        ledger::{Baseline, Entry, State},
     };
 
     fn summary(macro_f1: f64) -> Summary {
@@ -215,7 +217,7 @@ mod tests {
             let out = folder.join(loss);
             std::fs::create_dir_all(&out).unwrap();
             let entry = Entry::begin(&config, &Baseline::default(), &out).unwrap();
-            let best = Some(Best { score, epoch: 2, step: 20, figures: summary(score) });
+            let best = Some(crate::ledger::Best { score, epoch: 2, step: 20, figures: summary(score) });
             Entry { state: State::Finished, best, ..entry }.write(&out).unwrap();
             let lines: Vec<String> = (1..3)
                 .map(|epoch| {

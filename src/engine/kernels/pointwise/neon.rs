@@ -293,7 +293,10 @@ unsafe fn store<const PAIRS: usize, const WHOLE: bool>(
 /// Loads `channels` bytes, zeros after them; all if they are `WHOLE`.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load<const PAIRS: usize, const WHOLE: bool>(from: *const u8, channels: usize) -> [uint8x8_t; PAIRS] {
+unsafe fn load<const PAIRS: usize, const WHOLE: bool>(
+    from: *const u8,
+    channels: usize,
+) -> [uint8x8_t; PAIRS] {
     let mut bytes = [vdup_n_u8(0); PAIRS];
     // SAFETY: the caller promises `channels` bytes.
     unsafe {

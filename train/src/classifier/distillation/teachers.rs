@@ -60,15 +60,13 @@ impl Teachers {
                 own.cut,
                 config.cut
             );
-            let beside = weights.with_file_name(SPLIT);
-            if beside.exists() {
-                ensure!(
-                    Split::read(&beside)?.hash() == split.hash(),
+            match split.is_that_of(&weights)? {
+                Some(same) => ensure!(
+                    same,
                     "{name} has learnt from photos that the student is measured on; give both the same --split, or \
                      --seed and --holdout"
-                );
-            } else {
-                log::warn!("{name}: there is no {SPLIT} beside it to say what it has not seen");
+                ),
+                None => log::warn!("{name}: there is no {SPLIT} beside it to say what it has not seen"),
             }
             let bytes = std::fs::read(&weights).with_context(|| format!("reading {name}"))?;
             files.push((name.to_string(), sha256(&bytes)));
