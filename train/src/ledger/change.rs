@@ -40,13 +40,21 @@ pub fn flat(configuration: &Value) -> BTreeMap<String, String> {
             }),
             Value::Null => {}
             value => {
-                flat.insert(path.to_owned(), value.to_string());
+                flat.insert(path.to_owned(), text(value));
             }
         }
     }
     let mut keys = BTreeMap::new();
     walk("", configuration, &mut keys);
     keys
+}
+
+/// As TOML has it.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Array(values) => format!("[{}]", values.iter().map(text).collect::<Vec<_>>().join(", ")),
+        value => value.to_string(),
+    }
 }
 
 #[cfg(test)]
