@@ -1,6 +1,6 @@
 //! The shipped classifier in mien's engine against onnxruntime, on real faces.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use mien::{
@@ -13,16 +13,17 @@ use mien::{
 use serde_json::json;
 use tch::Device;
 
-use crate::classifier::{evaluate::Validation, labels, split::Split};
+use crate::{
+    classifier::evaluate::Validation,
+    shipped::{Files, Kept},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The folder that holds the data packs
-    #[arg(long)]
-    data: PathBuf,
-    /// The folder that holds the files and their cards
-    #[arg(long, default_value = "models")]
-    models: PathBuf,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    kept: Kept,
     /// Faces whose labels are compared
     #[arg(long, default_value_t = 1000)]
     faces: usize,
@@ -38,7 +39,7 @@ const MOST_APART: f32 = 0.01;
 
 /// Prints the comparison as a JSON object, and fails if the engines disagree. Needs Python with onnxruntime.
 pub fn agree(options: &Options) -> Result<()> {
-    let model = Model::attributes(Some(&options.models))?;
+    let model = Model::attributes(Some(&options.files.models))?;
     let crops = crops(options)?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     reference(options, &model, &crops, folder.path())?;
@@ -88,12 +89,10 @@ pub fn agree(options: &Options) -> Result<()> {
 }
 
 fn crops(options: &Options) -> Result<Vec<Picture>> {
-    let faces = labels::read_all(&options.data)?;
-    // As in the shipped classifier's training run.
-    let (faces, _) = Split::by_hash(&faces, 1, 0.1).partition(faces);
+    let faces = options.files.faces(&options.kept)?;
     let step = (faces.len() / options.faces.max(1)).max(1);
     let faces = faces.into_iter().step_by(step).take(options.faces).collect();
-    Validation::load(&options.data, faces, Device::Cpu)?.crops()
+    Validation::load(&options.files.data, faces, Device::Cpu)?.crops()
 }
 
 fn reference(
@@ -108,7 +107,7 @@ fn reference(
         std::env::var("VIRTUAL_ENV").map_or("python3".to_owned(), |venv| format!("{venv}/bin/python3"));
     let ran = Command::new(&python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/onnx_reference.py"))
-        .arg(options.models.join(&model.card.file))
+        .arg(options.files.models.join(&model.card.file))
         .args([&folder.join("pictures"), folder])
         .arg(options.few.to_string())
         .output()

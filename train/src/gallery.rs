@@ -17,16 +17,15 @@ use mien::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::detector::{Mark, Scene, Split, read_marks, read_scenes};
+use crate::{
+    detector::{Mark, Scene, Split, read_marks, read_scenes},
+    shipped::Files,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The folder that holds scenes.tar and scenes.csv
-    #[arg(long)]
-    data: PathBuf,
-    /// The folder that holds both networks and their cards
-    #[arg(long, default_value = "models")]
-    models: PathBuf,
+    #[command(flatten)]
+    files: Files,
     /// The sheet: a .jpg or .png
     #[arg(long)]
     out: PathBuf,
@@ -77,16 +76,17 @@ fn no_masks(faces: &[&Mark]) -> bool {
 
 /// Writes the sheet.
 pub fn gallery(options: &Options) -> Result<()> {
-    let marks = read_marks(&options.data)?;
+    let marks = read_marks(&options.files.data)?;
     let mut files = Split::of(marks.keys().map(String::as_str), options.detector_seed).validation;
     files.sort_by_key(|file| <[u8; 32]>::from(Sha256::digest(format!("gallery {}:{file}", options.seed))));
-    let scenes = read_scenes(&options.data, &files, &marks)?;
+    let scenes = read_scenes(&options.files.data, &files, &marks)?;
     let chosen = choose(&scenes);
     if chosen.is_empty() {
-        bail!("{} holds none of the photos that are kept from training", options.data.display());
+        bail!("{} holds none of the photos that are kept from training", options.files.data.display());
     }
 
-    let (face, attributes) = (Model::face(Some(&options.models))?, Model::attributes(Some(&options.models))?);
+    let (face, attributes) =
+        (Model::face(Some(&options.files.models))?, Model::attributes(Some(&options.files.models))?);
     let engine = EngineKind::default();
     let mut detector = Detector::new(&face, engine, 320, None)?;
     let mut classifier = Classifier::new(&attributes, engine)?;

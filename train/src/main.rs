@@ -24,6 +24,7 @@ mod plot;
 mod python;
 mod revision;
 mod schedule;
+mod shipped;
 mod tensorboard;
 
 use anyhow::Result;

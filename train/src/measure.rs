@@ -15,19 +15,16 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::{
-    classifier::{evaluate::Validation, labels, split::Split},
+    classifier::evaluate::Validation,
     detector::{self, Scene, Yunet},
     export::card,
+    shipped::{Files, Kept},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The folder that holds the data packs
-    #[arg(long)]
-    data: PathBuf,
-    /// The folder that holds the files and their cards
-    #[arg(long, default_value = "models")]
-    models: PathBuf,
+    #[command(flatten)]
+    files: Files,
     /// The longer side of a photo as the detector sees it, in pixels
     #[arg(long, default_value_t = 320)]
     detect_size: u32,
@@ -37,12 +34,8 @@ pub struct Options {
     /// Chooses the scenes: the seed of the detector's training run
     #[arg(long, default_value_t = 0)]
     detector_seed: u64,
-    /// Chooses the faces: the seed of the classifier's training run
-    #[arg(long, default_value_t = 1)]
-    classifier_seed: u64,
-    /// The part of the faces that training kept, 0–1
-    #[arg(long, default_value_t = 0.1)]
-    holdout: f64,
+    #[command(flatten)]
+    kept: Kept,
 }
 
 /// What a shipped file must reach at least.
@@ -63,8 +56,8 @@ pub fn measure(options: &Options) -> Result<()> {
 /// Measures the files, writes what it finds into their cards, and fails if a figure is below its floor.
 pub fn card(options: &Options) -> Result<()> {
     let figures = json!({ "detector": scenes(options)?, "classifier": faces(options)? });
-    card::add_measured(&options.models, "face", figures["detector"].clone())?;
-    card::add_measured(&options.models, "attributes", figures["classifier"].clone())?;
+    card::add_measured(&options.files.models, "face", figures["detector"].clone())?;
+    card::add_measured(&options.files.models, "attributes", figures["classifier"].clone())?;
     check(&figures)
 }
 
@@ -85,12 +78,12 @@ fn check(figures: &Value) -> Result<()> {
 }
 
 fn scenes(options: &Options) -> Result<Value> {
-    let model = Model::face(Some(&options.models))?;
+    let model = Model::face(Some(&options.files.models))?;
     let engine = EngineKind::default();
     let mut detector = Detector::new(&model, engine, options.detect_size, Some(detector::LEAST_SCORE))?;
-    let marks = detector::read_marks(&options.data)?;
+    let marks = detector::read_marks(&options.files.data)?;
     let split = detector::Split::of(marks.keys().map(String::as_str), options.detector_seed);
-    let scenes = detector::read_scenes(&options.data, &split.validation, &marks)?;
+    let scenes = detector::read_scenes(&options.files.data, &split.validation, &marks)?;
 
     let min_score = model.card.settings.min_score;
     let ours = Found::by(&scenes, "mien", |picture| Ok(detector.detect(picture)?))?;
@@ -136,11 +129,10 @@ impl Found {
 }
 
 fn faces(options: &Options) -> Result<Value> {
-    let model = Model::attributes(Some(&options.models))?;
+    let model = Model::attributes(Some(&options.files.models))?;
     let mut classifier = Classifier::new(&model, EngineKind::default())?;
-    let faces = labels::read_all(&options.data)?;
-    let split = Split::by_hash(&faces, options.classifier_seed, options.holdout);
-    let validation = Validation::load(&options.data, split.partition(faces).0, Device::Cpu)?;
+    let faces = options.files.faces(&options.kept)?;
+    let validation = Validation::load(&options.files.data, faces, Device::Cpu)?;
     let crops = validation.crops()?;
     let progress = ProgressBar::new(crops.len() as u64).with_message("classifying faces");
     let answers: Vec<_> = crops

@@ -15,34 +15,23 @@ use mien::{
 use tch::Device;
 
 use crate::{
-    classifier::{
-        evaluate::Validation,
-        labels::{Face, read_all},
-        split::Split,
-    },
+    classifier::{evaluate::Validation, labels::Face},
     lettering::Pen,
+    shipped::{Files, Kept},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The folder that holds the data packs
-    #[arg(long)]
-    data: PathBuf,
-    /// The folder that holds attributes.onnx and its card
-    #[arg(long, default_value = "models")]
-    models: PathBuf,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    kept: Kept,
     /// Where mask.png, gender.png and age.png are written
     #[arg(long)]
     out: PathBuf,
     /// Mistakes on a sheet, the surest first
     #[arg(long, default_value_t = 100)]
     count: usize,
-    /// Chooses the faces: the seed of the classifier's training run
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The part of the faces that training kept, 0–1
-    #[arg(long, default_value_t = 0.1)]
-    holdout: f64,
 }
 
 /// A wrong answer.
@@ -55,11 +44,10 @@ struct Mistake {
 
 /// Shows, for each head, the surest wrong answers of the shipped file on faces kept from training.
 pub fn mistakes(options: &Options) -> Result<()> {
-    let model = Model::attributes(Some(&options.models))?;
+    let model = Model::attributes(Some(&options.files.models))?;
     let mut classifier = Classifier::new(&model, EngineKind::default())?;
-    let faces = read_all(&options.data)?;
-    let split = Split::by_hash(&faces, options.seed, options.holdout);
-    let validation = Validation::load(&options.data, split.partition(faces).0, Device::Cpu)?;
+    let faces = options.files.faces(&options.kept)?;
+    let validation = Validation::load(&options.files.data, faces, Device::Cpu)?;
     let crops = validation.crops()?;
     let answers: Vec<Attributes> =
         crops.iter().map(|crop| classifier.attributes(crop)).collect::<Result<_, _>>()?;

@@ -447,6 +447,33 @@ mod tests {
     }
 
     #[test]
+    fn pictures_of_one_name_in_an_archive_keep_their_own_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut archive = tar::Builder::new(std::fs::File::create(folder.path().join("mine.tar")).unwrap());
+        for brightness in [10, 200] {
+            let mut png = Cursor::new(Vec::new());
+            Picture::from_pixel(8, 8, image::Rgb([brightness; 3]))
+                .write_to(&mut png, image::ImageFormat::Png)
+                .unwrap();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(png.get_ref().len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, "a.png", png.get_ref().as_slice()).unwrap();
+        }
+        archive.finish().unwrap();
+        std::fs::write(folder.path().join("mine.csv"), "file,photo,mask\na.png,a,worn\na.png,a,none\n")
+            .unwrap();
+
+        let faces = read_all(folder.path()).unwrap();
+        assert!(faces.iter().all(|face| face.person == "a"), "they must stay on one side of a split");
+        let read = read(folder.path(), faces, Framing { cut: Cut::Whole, side: 8 }).unwrap();
+        let shown = read.pictures.iter().map(|picture| picture.get_pixel(4, 4).0[0]);
+        let seen: Vec<_> = read.faces.iter().map(|face| face.mask).zip(shown).collect();
+        assert_eq!(seen, [(Mask::Worn, 10), (Mask::None, 200)]);
+        assert_ne!(read.photos[0], read.photos[1]);
+    }
+
+    #[test]
     fn the_taught_age_group_follows_old_from() {
         let face = face(0, 58);
         let group =

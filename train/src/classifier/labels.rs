@@ -157,14 +157,20 @@ pub fn read_all(data: &Path) -> Result<Vec<Face>> {
     Ok(unambiguous(faces))
 }
 
-/// `faces` without those whose file name another face of the set has too: an archive's name then does not say
-/// which picture is meant.
+/// `faces` without those whose file name another face of the set has too: which of their labels is right, nobody knows.
 fn unambiguous(mut faces: Vec<Face>) -> Vec<Face> {
     let mut seen: HashMap<(Set, String), u32> = HashMap::new();
     for face in &faces {
         *seen.entry((face.set.clone(), face.file.clone())).or_default() += 1;
     }
+    let rows = faces.len();
     faces.retain(|face| seen[&(face.set.clone(), face.file.clone())] == 1);
+    if faces.len() < rows {
+        log::warn!(
+            "{} faces are left out: another one of their table has the same file name",
+            rows - faces.len()
+        );
+    }
     faces
 }
 

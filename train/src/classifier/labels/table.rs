@@ -10,6 +10,7 @@ use mien::{
 use serde::Deserialize;
 
 use super::{Face, Set};
+use crate::archive::OwnNames;
 
 /// A row of a table; only `file` must be there.
 #[derive(Deserialize)]
@@ -119,11 +120,16 @@ fn set(path: &Path) -> Set {
     Set::named(&path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
-/// All faces of a table, in its order.
+/// All faces of a table, in its order. Those whose pictures are in an archive have names of their own there.
 pub fn read(path: &Path) -> Result<Vec<Face>> {
     let file =
         std::fs::File::open(path).with_context(|| format!("opening the label table {}", path.display()))?;
-    parse(file, &set(path)).with_context(|| format!("reading {}", path.display()))
+    let mut faces = parse(file, &set(path)).with_context(|| format!("reading {}", path.display()))?;
+    if path.with_extension("tar").exists() {
+        let mut names = OwnNames::default();
+        faces.iter_mut().for_each(|face| face.file = names.next(&face.file));
+    }
+    Ok(faces)
 }
 
 fn parse(table: impl std::io::Read, set: &Set) -> Result<Vec<Face>> {
