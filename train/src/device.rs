@@ -1,7 +1,7 @@
 //! Where tensors live.
 
 use anyhow::{Context, Result, ensure};
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// `cpu` or `cuda:N`; CUDA must be there when it is asked for.
 pub fn parse_device(word: &str) -> Result<Device> {
@@ -13,6 +13,14 @@ pub fn parse_device(word: &str) -> Result<Device> {
     let found = tch::Cuda::device_count().max(0) as usize;
     ensure!(index < found, "--device is {word:?}, but libtorch sees {found} CUDA devices");
     Ok(Device::Cuda(index))
+}
+
+/// A tensor of the CPU's memory on `device`, without waiting for what a GPU has yet to do.
+pub fn upload(tensor: &Tensor, device: Device) -> Tensor {
+    if !device.is_cuda() {
+        return tensor.to_device(device);
+    }
+    tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod revision;
 mod schedule;
 mod shipped;
 mod tensorboard;
+mod throughput;
 
 use anyhow::Result;
 use clap::Parser;
@@ -58,6 +59,8 @@ enum Command {
     Ablate(ledger::AblateOptions),
     /// Run experiments in order of expected gain per cost
     Queue(ledger::QueueOptions),
+    /// Time training steps on random pictures: forth, back, and the optimiser's
+    Throughput(throughput::Options),
     /// Write trained weights as an ONNX file with its model card
     Export(export::Options),
     /// Take the weights back out of an exported file, to train on from them
@@ -97,6 +100,7 @@ fn main() -> Result<()> {
         Command::Ledger(options) => ledger::ledger(&options),
         Command::Ablate(options) => ledger::ablate(&options),
         Command::Queue(options) => ledger::queue(&options),
+        Command::Throughput(options) => throughput::throughput(&options),
         Command::Export(options) => export::export(&options),
         Command::Recover(options) => export::recover::recover(&options),
         Command::Average(options) => average::average(&options),

@@ -4,6 +4,8 @@ use std::f64::consts::PI;
 
 use tch::{Kind, Tensor};
 
+use crate::device::upload;
+
 use super::{
     Augmentation,
     colour::LUMA,
@@ -132,7 +134,7 @@ fn cosines(like: &Tensor) -> Tensor {
             (scale * ((2.0 * x + 1.0) * k * PI / 16.0).cos()) as f32
         })
         .collect();
-    Tensor::from_slice(&values).to_device(like.device()).view([BLOCK, BLOCK])
+    upload(&Tensor::from_slice(&values), like.device()).view([BLOCK, BLOCK])
 }
 
 /// `x` `[N, 1, H, W]`, −128 to 127 and sides in multiples of 8, after rounding its blocks' cosine coefficients.
@@ -141,7 +143,7 @@ fn quantised(x: &Tensor, table: &[f32; 64], quality: &Tensor) -> Tensor {
     let quality = quality.round().clamp(1.0, 100.0);
     let below: Tensor = quality.reciprocal() * 5000.0;
     let percent = below.floor().where_self(&quality.lt(50.0), &(&quality * -2.0 + 200.0));
-    let table = Tensor::from_slice(table).to_device(x.device()).view([1, 1, 1, BLOCK, BLOCK]);
+    let table = upload(&Tensor::from_slice(table), x.device()).view([1, 1, 1, BLOCK, BLOCK]);
     let steps = ((table * percent.view([n, 1, 1, 1, 1]) + 50.0) / 100.0).floor().clamp(1.0, 255.0);
     let dct = cosines(x);
     let inverse = dct.transpose(0, 1);

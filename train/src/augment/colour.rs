@@ -2,6 +2,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::device::upload;
+
 use super::{
     Augmentation,
     draw::{choose, normal, uniform},
@@ -29,7 +31,7 @@ impl Augmentation {
 
     /// Saturation · hue · white balance, `[N, 3, 3]`.
     fn colour_matrix(&self, n: i64, like: &Tensor) -> Tensor {
-        let grey = Tensor::from_slice(&LUMA).to_device(like.device()).view([1, 1, 3]);
+        let grey = upload(&Tensor::from_slice(&LUMA), like.device()).view([1, 1, 3]);
         let eye = Tensor::eye(3, (Kind::Float, like.device())).unsqueeze(0);
         let colourful: Tensor = (1.0 - choose(n, self.grey, like)) * uniform(n, self.saturation, like);
         let colourful = colourful.view([n, 1, 1]);
@@ -38,9 +40,8 @@ impl Augmentation {
         let angle = normal(n, self.hue, like).view([n, 1, 1]);
         let (sin, cos) = (angle.sin(), angle.cos());
         let k = 3f32.sqrt().recip();
-        let turn = Tensor::from_slice(&[0.0, -k, k, k, 0.0, -k, -k, k, 0.0])
-            .to_device(like.device())
-            .view([1, 3, 3]);
+        let turn = Tensor::from_slice(&[0.0, -k, k, k, 0.0, -k, -k, k, 0.0]);
+        let turn = upload(&turn, like.device()).view([1, 3, 3]);
         let hue: Tensor = &eye * &cos + (1.0 - &cos) / 3.0 + turn * sin;
         let balance = (Tensor::randn([n, 1, 3], (Kind::Float, like.device())) * self.white_balance).exp();
         saturation.bmm(&hue) * balance

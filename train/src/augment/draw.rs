@@ -3,6 +3,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::device::upload;
+
 pub fn uniform(n: i64, (low, high): (f64, f64), like: &Tensor) -> Tensor {
     Tensor::rand([n], (Kind::Float, like.device())) * (high - low) + low
 }
@@ -23,7 +25,7 @@ pub fn subset(x: &Tensor, probability: f64) -> Option<Tensor> {
     }
     let chosen =
         Tensor::rand([x.size()[0]], (Kind::Float, Device::Cpu)).lt(probability).nonzero().squeeze_dim(1);
-    (chosen.numel() > 0).then(|| chosen.to_device(x.device()))
+    (chosen.numel() > 0).then(|| upload(&chosen, x.device()))
 }
 
 /// One number for a whole batch.

@@ -1,8 +1,8 @@
 //! What a network is shown: the preparation that evaluation shares ([`Input`]) and batched augmentation, both on the
 //! training device.
 //!
-//! Pictures go through in this order: crop, turn, flip; equalise; colours; the camera's faults (few pixels, blur, noise,
-//! JPEG); erased rectangles; normalisation. [`Mix`] then may blend pictures of a batch.
+//! [`Mix`] may blend the pictures of a batch. Then they go through in this order: crop, turn, flip; equalise; colours; the
+//! camera's faults (few pixels, blur, noise, JPEG); erased rectangles; normalisation.
 
 mod camera;
 mod colour;
@@ -16,6 +16,7 @@ mod sheet;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::device::upload;
 use draw::subset;
 pub use mix::Mix;
 pub use sheet::{ContactSheetOptions, contact_sheet};
@@ -43,7 +44,7 @@ impl Normalisation {
             Normalisation::Symmetric => x * (255.0 / 128.0) - 1.0,
             Normalisation::Imagenet => {
                 let channels =
-                    |values: &[f32; 3]| Tensor::from_slice(values).to_device(x.device()).view([1, 3, 1, 1]);
+                    |values: &[f32; 3]| upload(&Tensor::from_slice(values), x.device()).view([1, 3, 1, 1]);
                 (x - channels(&IMAGENET_MEAN)) / channels(&IMAGENET_DEVIATION)
             }
         }

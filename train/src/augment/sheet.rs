@@ -99,11 +99,10 @@ fn augmented(pictures: &[Picture], faces: &[Face], input: &Input) -> Result<Vec<
         .collect::<Result<Vec<_>>>()?;
     rows.push(row("no centre crop", &whole.prepare(&images, &sides))?);
     rows.push(row("input: CLAHE", &equalised.prepare(&images, &sides))?);
-    let plain = input.prepare(&images, &sides);
     let halves = Mix { alpha: 20.0, ..Mix::default() };
     for (name, mix) in [("mixup", Mix { mixup: 1.0, ..halves }), ("CutMix", Mix { cutmix: 1.0, ..halves })] {
-        let mixed = mix.apply(&plain).context("a batch that is always blended")?;
-        rows.push(row(&format!("{name} {:.2}", mixed.share), &mixed.inputs)?);
+        let mixed = mix.apply(&images).context("a batch that is always blended")?;
+        rows.push(row(&format!("{name} {:.2}", mixed.share), &input.prepare(&mixed.images, &sides))?);
     }
     for i in 1..=2 {
         rows.push(row(&format!("training {i}"), &Augmentation::default().apply(&images, &sides, input))?);

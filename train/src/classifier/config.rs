@@ -114,6 +114,8 @@ pub struct Config {
     pub seed: u64,
     /// `cpu` or `cuda:0`.
     pub device: String,
+    /// Tries cuDNN's ways to convolve once for each size and keeps the fastest, on CUDA.
+    pub autotune: bool,
     /// CPU threads of libtorch.
     pub threads: i32,
 
@@ -162,6 +164,7 @@ impl Default for Config {
             patience: 0,
             seed: 1,
             device: "cpu".into(),
+            autotune: true,
             threads: 1,
             vote: Vote::Soft,
             input: Input::default(),
@@ -346,7 +349,7 @@ struct Keys {
     /// What the network says of a face [default: three]
     #[arg(long)]
     head: Option<Head>,
-    /// Weights to start from, in timm's naming, as train/scripts/pretrained_lite0.py writes them
+    /// Weights to start from, in timm's naming, as train/scripts/pretrained_lite.py writes them
     #[arg(long)]
     pretrained: Option<PathBuf>,
     /// Blocks, the stem first, that keep their weights [default: 0]; 4 make a CPU 1.6 times as fast

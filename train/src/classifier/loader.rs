@@ -1,13 +1,13 @@
 //! Batches, put together ahead of training.
 
 use std::{
-    sync::mpsc::{Receiver, sync_channel},
-    thread,
+    sync::mpsc::{Receiver, RecvError, sync_channel},
+    thread::{self, JoinHandle},
 };
 
 use mien::frame::Picture;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::{
     config::Config,
@@ -15,7 +15,10 @@ use super::{
     labels::Face,
     objective::Labels,
 };
-use crate::mask_synthesis::{Wardrobe, Wear, put_on_any, softness};
+use crate::{
+    device::upload,
+    mask_synthesis::{Wardrobe, Wear, put_on_any, softness},
+};
 
 /// Which faces make up each batch: a function of the seed and the batch's number, so that a run can resume.
 #[derive(Debug, Clone)]
@@ -91,7 +94,7 @@ pub struct Batch {
     pub index: Vec<i64>,
     /// The mask that each shows, by [`Painting::Views`]; 0 for none.
     pub views: Vec<u8>,
-    /// Bytes `[N, side, side, 3]`.
+    /// Bytes `[N, side, side, 3]`; in pinned memory where they go to a GPU.
     images: Tensor,
     /// Places in the batch with painted masks, and their labels.
     painted: Vec<i64>,
@@ -102,18 +105,53 @@ impl Batch {
     /// Pictures, labels, and the longer sides of the face boxes, on the labels' device.
     pub fn gather(&self, dataset: &Dataset) -> (Tensor, Labels, Tensor) {
         let device = dataset.sides.device();
-        let index = Tensor::from_slice(&self.index).to_device(device);
+        let index = upload(&Tensor::from_slice(&self.index), device);
         let mut labels = dataset.labels.select(&index);
         if !self.painted.is_empty() {
-            let at = Tensor::from_slice(&self.painted).to_device(device);
-            labels.mask = labels.mask.index_copy(0, &at, &Tensor::from_slice(&self.masks).to_device(device));
+            let at = upload(&Tensor::from_slice(&self.painted), device);
+            labels.mask = labels.mask.index_copy(0, &at, &upload(&Tensor::from_slice(&self.masks), device));
             labels.mask_weight = labels.mask_weight.index_fill(0, &at, PAINTED_WEIGHT);
         }
-        (self.images.to_device(device), labels, dataset.sides.index_select(0, &index))
+        (upload(&self.images, device), labels, dataset.sides.index_select(0, &index))
     }
 }
 
-/// Chooses faces and paints masks ahead of training, on a thread of its own.
+/// The threads that put batches together for a GPU; a CPU that trains is too slow to need more than one.
+const GPU_WORKERS: u64 = 6;
+/// Batches that each thread has ready.
+const AHEAD: usize = 2;
+
+/// Batches in their order.
+pub struct Batches {
+    receivers: Vec<Receiver<Batch>>,
+    next: usize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Batches {
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    /// When its thread is gone.
+    pub fn recv(&mut self) -> Result<Batch, RecvError> {
+        let batch = self.receivers[self.next].recv();
+        self.next = (self.next + 1) % self.receivers.len();
+        batch
+    }
+}
+
+impl Drop for Batches {
+    /// Waits for the threads: libtorch must not be used while the program ends.
+    fn drop(&mut self) {
+        self.receivers.clear();
+        for thread in self.threads.drain(..) {
+            // What went wrong there was said there.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Chooses faces and paints masks ahead of training, on threads of its own.
 pub struct Loader {
     images: Tensor,
     faces: Vec<Face>,
@@ -123,6 +161,7 @@ pub struct Loader {
     painting: Painting,
     wardrobe: Wardrobe,
     seed: u64,
+    device: Device,
 }
 
 impl Loader {
@@ -133,34 +172,50 @@ impl Loader {
         first: u64,
         config: &Config,
         painting: Painting,
-    ) -> Receiver<Batch> {
-        let (sender, receiver) = sync_channel(2);
-        let loader = Loader {
+    ) -> Batches {
+        let device = dataset.sides.device();
+        let loader = || Loader {
             images: dataset.images.shallow_clone(),
             faces: dataset.faces.clone(),
             photos: dataset.photos.clone(),
-            order,
+            order: order.clone(),
             painted: config.painted,
             painting,
             wardrobe: config.wardrobe,
             seed: config.seed,
+            device,
         };
-        // Ends when the receiver is dropped.
-        thread::spawn(move || {
-            let batches = loader.order.batches();
-            let mut skip = first as usize % batches;
-            for epoch in first / batches as u64.. {
-                let faces = loader.order.epoch(epoch);
-                for (i, index) in faces.chunks(loader.order.batch).enumerate().take(batches).skip(skip) {
-                    let number = epoch * batches as u64 + i as u64;
-                    if sender.send(loader.batch(index, number)).is_err() {
-                        return;
-                    }
-                }
-                skip = 0;
+        let workers = if device.is_cuda() { GPU_WORKERS } else { 1 };
+        let spawn = |worker| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let loader = loader();
+            // Ends when the receiver is dropped.
+            let thread = thread::spawn(move || {
+                let mut batches = loader.every(workers, first + worker);
+                while sender.send(batches()).is_ok() {}
+            });
+            (receiver, thread)
+        };
+        let (receivers, threads) = (0..workers).map(spawn).unzip();
+        Batches { receivers, next: 0, threads }
+    }
+
+    /// Gives the batches number `first`, `first + step` and so on.
+    fn every(&self, step: u64, first: u64) -> impl FnMut() -> Batch {
+        let batches = self.order.batches() as u64;
+        let mut number = first;
+        let (mut epoch, mut faces) = (first / batches, self.order.epoch(first / batches));
+        move || {
+            if number / batches != epoch {
+                epoch = number / batches;
+                faces = self.order.epoch(epoch);
             }
-        });
-        receiver
+            let start = (number % batches) as usize * self.order.batch;
+            let index = &faces[start..(start + self.order.batch).min(faces.len())];
+            let batch = self.batch(index, number);
+            number += step;
+            batch
+        }
     }
 
     fn batch(&self, index: &[i64], number: u64) -> Batch {
@@ -187,6 +242,7 @@ impl Loader {
             painted.push(place as i64);
             masks.push(wear.label() as i64);
         }
+        let images = if self.device.is_cuda() { images.pin_memory(self.device) } else { images };
         Batch { index: index.to_vec(), views, images, painted, masks }
     }
 }

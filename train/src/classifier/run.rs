@@ -149,6 +149,7 @@ impl<'a> Trainer<'a> {
         tch::set_num_threads(config.threads);
         tch::manual_seed(config.seed as i64);
         let device = parse_device(&config.device)?;
+        tch::Cuda::cudnn_set_benchmark(config.autotune);
         let (split, held_out, training) = split(config)?;
         split.write(&out.join(SPLIT))?;
         log::info!("decoding {} training and {} held-out faces", training.len(), held_out.len());
@@ -217,7 +218,7 @@ impl<'a> Trainer<'a> {
         )?;
         entry.write(self.out)?;
         let painting = self.teaching.as_ref().map_or(Painting::Any, Teaching::painting);
-        let batches =
+        let mut batches =
             Loader::spawn(&self.dataset, self.order.clone(), self.position.step, self.config, painting);
         let bar = progress_bar();
         let clock = Instant::now();
@@ -300,16 +301,20 @@ impl<'a> Trainer<'a> {
         // Every random number of a step comes from its number, so that a resumed run draws the same.
         tch::manual_seed(self.config.seed.wrapping_mul(1_000_003).wrapping_add(self.position.step) as i64);
         let (images, mut labels, sides) = batch.gather(&self.dataset);
-        labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, &images, &sides));
+        let mixed = self.config.mix.apply(&images);
+        let images = mixed.as_ref().map_or(&images, |mixed| &mixed.images);
+        labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, images, &sides));
         let input = Input { size, ..self.config.input };
-        let inputs = self.config.augment.apply(&images, &sides, &input);
-        let mixed = self.config.mix.apply(&inputs);
-        let inputs = mixed.as_ref().map_or(&inputs, |mixed| &mixed.inputs);
+        let inputs = self.config.augment.apply(images, &sides, &input);
         let half = half(self.config, self.device());
-        let logits = tch::autocast(half, || self.current.network.forward(inputs, true)).to_kind(Kind::Float);
+        let logits = tch::autocast(half, || self.current.network.forward(&inputs, true)).to_kind(Kind::Float);
         let mut loss = self.objective.loss(&logits, &labels);
         if let Some(mixed) = &mixed {
-            let other = self.objective.loss(&logits, &labels.select(&mixed.partner));
+            let mut others = labels.select(&mixed.partner);
+            if self.teaching.as_ref().is_some_and(Teaching::sees_what_is_shown) {
+                others.soft = labels.soft.as_ref().map(Tensor::shallow_clone);
+            }
+            let other = self.objective.loss(&logits, &others);
             loss.total = mixed.loss(&loss.total, &other.total);
         }
         let (classes, known) = labels.classes();

@@ -82,7 +82,7 @@ impl Finetuning {
         let objective = Objective::new(&config, &dataset.faces)?;
         let order = Order::new(&dataset.faces, config.batch, config.seed);
         let epoch_len = order.epoch_len() as f64;
-        let batches = Loader::spawn(&dataset, order, 0, &config, Painting::Any);
+        let mut batches = Loader::spawn(&dataset, order, 0, &config, Painting::Any);
 
         let graph = graph.to_device(device);
         let learnt = Learnt::new(&graph, &quantized, device)?;

@@ -136,6 +136,11 @@ impl Teaching {
         }
     }
 
+    /// Whether a blend of two pictures is judged as such, not each picture alone.
+    pub fn sees_what_is_shown(&self) -> bool {
+        matches!(self, Teaching::Teachers(_))
+    }
+
     /// What is said of a batch's `images` with face boxes of `sides` pixels, as [`head_log_p`] has it.
     pub fn soft(&self, batch: &Batch, images: &Tensor, sides: &Tensor) -> Tensor {
         match self {

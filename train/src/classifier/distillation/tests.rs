@@ -230,7 +230,7 @@ fn teachers_teach_through_a_file_what_they_say_themselves() {
         Config { distillation: Settings { labels: Some(path), ..Settings::default() }, ..config.clone() };
     let teaching = Teaching::of(&taught, &split, &loaded, Device::Cpu).unwrap().unwrap();
     let order = Order::new(&loaded.faces, 8, 1);
-    let batches = Loader::spawn(&loaded, order, 0, &taught, teaching.painting());
+    let mut batches = Loader::spawn(&loaded, order, 0, &taught, teaching.painting());
     let mut views = std::collections::BTreeSet::new();
     for _ in 0..4 {
         let batch = batches.recv().unwrap();
