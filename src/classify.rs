@@ -1,5 +1,7 @@
 //! Faces → attribute distributions.
 
+use image::imageops::flip_horizontal;
+
 use crate::{
     attributes::{Attributes, LOGITS, Thresholds},
     detect::Face,
@@ -36,21 +38,41 @@ impl Classifier {
         self.settings.thresholds
     }
 
-    /// The attributes of each face, in the order given. An empty box counts as one pixel.
+    /// The attributes of each face, in the order given, from two looks at it: as it is and mirrored. An empty box counts as
+    /// one pixel.
     ///
     /// # Errors
     /// When the network cannot run.
     pub fn classify(&mut self, picture: &Picture, faces: &[Face]) -> Result<Vec<Attributes>, EngineError> {
-        self.attributes_of(&self.crops(picture, faces))
-    }
-
-    /// First step of [`Classifier::classify`]: what the network sees of each face, `[faces, side, side, 3]`.
-    pub fn crops(&self, picture: &Picture, faces: &[Face]) -> Vec<u8> {
         let crops: Vec<Picture> = faces.iter().map(|face| self.crop(picture, face)).collect();
-        crops.iter().map(|crop| crop.as_raw().as_slice()).collect::<Vec<_>>().concat()
+        self.look_twice(&crops)
     }
 
-    /// Second step: the attributes of faces already cropped.
+    /// The same from one look at each face, for whoever sees it again in the next picture: with `mirrored` every other
+    /// time, the mean of what is said over some pictures is as good as that of two looks at each.
+    ///
+    /// # Errors
+    /// When the network cannot run.
+    pub fn glance(
+        &mut self,
+        picture: &Picture,
+        faces: &[Face],
+        mirrored: bool,
+    ) -> Result<Vec<Attributes>, EngineError> {
+        let look = |face| {
+            let crop = self.crop(picture, face);
+            if mirrored { flip_horizontal(&crop) } else { crop }
+        };
+        let looks: Vec<Picture> = faces.iter().map(look).collect();
+        self.attributes_of(&joined(&looks))
+    }
+
+    /// What the network sees of each face, `[faces, side, side, 3]`.
+    pub fn crops(&self, picture: &Picture, faces: &[Face]) -> Vec<u8> {
+        joined(&faces.iter().map(|face| self.crop(picture, face)).collect::<Vec<_>>())
+    }
+
+    /// The attributes of faces already cropped, from one look at each.
     ///
     /// # Errors
     /// When the network cannot run.
@@ -58,19 +80,48 @@ impl Classifier {
     /// # Panics
     /// When these are not whole crops.
     pub fn attributes_of(&mut self, crops: &[u8]) -> Result<Vec<Attributes>, EngineError> {
+        let logits = self.logits(crops)?;
+        Ok(self.attributes_by(&logits))
+    }
+
+    /// The attributes of a face already cropped to the input size, from two looks.
+    ///
+    /// # Errors
+    /// When the network cannot run.
+    pub fn attributes(&mut self, crop: &Picture) -> Result<Attributes, EngineError> {
+        Ok(self.look_twice(std::slice::from_ref(crop))?.remove(0))
+    }
+
+    /// The mean of both looks' logits is the geometric mean of what they make the odds.
+    fn look_twice(&mut self, crops: &[Picture]) -> Result<Vec<Attributes>, EngineError> {
+        let mirrored: Vec<Picture> = crops.iter().map(flip_horizontal).collect();
+        let (mut logits, other) = (self.logits(&joined(crops))?, self.logits(&joined(&mirrored))?);
+        for (logit, other) in logits.iter_mut().zip(other) {
+            *logit = (*logit + other) / 2.0;
+        }
+        Ok(self.attributes_by(&logits))
+    }
+
+    fn attributes_by(&self, logits: &[f32]) -> Vec<Attributes> {
+        let temperatures = self.settings.temperatures;
+        logits.chunks_exact(LOGITS).map(|of| Attributes::from_logits(of, temperatures)).collect()
+    }
+
+    /// The logits of faces already cropped, [`LOGITS`] of each.
+    fn logits(&mut self, crops: &[u8]) -> Result<Vec<f32>, EngineError> {
         let side = self.settings.input_size as usize;
         let face = side * side * 3;
-        let mut attributes = Vec::with_capacity(crops.len() / face);
+        let mut logits = Vec::with_capacity(crops.len() / face * LOGITS);
         let mut rest = crops;
         while !rest.is_empty() {
             // Plain tract takes long to make a plan for each number of faces, and gains nothing.
             let most = if self.network.program().is_some() { BATCH } else { 1 };
             let count = (rest.len() / face).clamp(1, most);
             let (batch, later) = rest.split_at(count * face);
-            attributes.extend(self.run(batch, count)?);
+            logits.extend(self.run(batch, count)?);
             rest = later;
         }
-        Ok(attributes)
+        Ok(logits)
     }
 
     /// What the network sees of a face: a square of the card's input size.
@@ -81,18 +132,9 @@ impl Classifier {
         geometry::crop(picture, &square, self.settings.input_size)
     }
 
-    /// The attributes of a face already cropped to the input size.
-    ///
-    /// # Errors
-    /// When the network cannot run.
-    pub fn attributes(&mut self, crop: &Picture) -> Result<Attributes, EngineError> {
-        Ok(self.run(crop.as_raw(), 1)?.remove(0))
-    }
-
-    fn run(&mut self, crops: &[u8], count: usize) -> Result<Vec<Attributes>, EngineError> {
+    fn run(&mut self, crops: &[u8], count: usize) -> Result<Vec<f32>, EngineError> {
         let side = self.settings.input_size as usize;
-        let outputs = self.network.run(crops, [count, side, side])?;
-        let logits = &outputs[0];
+        let logits = self.network.run(crops, [count, side, side])?.remove(0);
         if logits.values.len() != count * LOGITS {
             return Err(EngineError::Foreign {
                 origin: self.network.origin().into(),
@@ -100,7 +142,11 @@ impl Classifier {
                 expected: format!("[{count}, {LOGITS}]"),
             });
         }
-        let temperatures = self.settings.temperatures;
-        Ok(logits.values.chunks_exact(LOGITS).map(|of| Attributes::from_logits(of, temperatures)).collect())
+        Ok(logits.values)
     }
+}
+
+/// Crops one after the other in memory.
+fn joined(crops: &[Picture]) -> Vec<u8> {
+    crops.iter().map(|crop| crop.as_raw().as_slice()).collect::<Vec<_>>().concat()
 }

@@ -68,12 +68,14 @@ pub struct Analyser {
     detector: Detector,
     classifier: Classifier,
     tracker: Tracker,
+    /// Whether the last picture's faces were looked at in the mirror.
+    mirrored: bool,
 }
 
 impl Analyser {
     pub fn new(detector: Detector, classifier: Classifier) -> Self {
         let tracker = Tracker::new(classifier.thresholds(), detector.min_score());
-        Self { detector, classifier, tracker }
+        Self { detector, classifier, tracker, mirrored: true }
     }
 }
 
@@ -89,7 +91,12 @@ impl Analyse for Analyser {
         let detected = Instant::now();
         stats.record(Stage::Detect, detected - begun);
 
-        let attributes = self.classifier.classify(&frame.picture, &faces)?;
+        let attributes = if moment.is_none() {
+            self.classifier.classify(&frame.picture, &faces)?
+        } else {
+            self.mirrored = !self.mirrored;
+            self.classifier.glance(&frame.picture, &faces, self.mirrored)?
+        };
         let classified = Instant::now();
         if !faces.is_empty() {
             stats.record(Stage::Classify, classified - detected);

@@ -1,7 +1,7 @@
 //! Where tensors live.
 
 use anyhow::{Context, Result, ensure};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// `cpu` or `cuda:N`; CUDA must be there when it is asked for.
 pub fn parse_device(word: &str) -> Result<Device> {
@@ -13,6 +13,11 @@ pub fn parse_device(word: &str) -> Result<Device> {
     let found = tch::Cuda::device_count().max(0) as usize;
     ensure!(index < found, "--device is {word:?}, but libtorch sees {found} CUDA devices");
     Ok(Device::Cuda(index))
+}
+
+/// What a network's images are given as.
+pub fn precision(half: bool) -> Kind {
+    if half { Kind::Half } else { Kind::Float }
 }
 
 /// A tensor of the CPU's memory on `device`, without waiting for what a GPU has yet to do.

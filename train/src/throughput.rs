@@ -11,7 +11,7 @@ use crate::{
         config::{Config, Head},
         model::Model,
     },
-    device::parse_device,
+    device::{parse_device, precision},
     output,
 };
 
@@ -77,10 +77,10 @@ pub fn throughput(options: &Options) -> Result<()> {
     };
     let model = Model::new(&config, device)?;
     let mut optimizer = config.optimizer.build(&model.vs, half);
-    let images = Tensor::randn([options.batch, 3, options.size, options.size], (Kind::Float, device));
+    let images = Tensor::randn([options.batch, 3, options.size, options.size], (precision(half), device));
     let classes = Tensor::randint(config.head.outputs() as i64, [options.batch], (Kind::Int64, device));
     let mut step = || {
-        let logits = tch::autocast(half, || model.network.forward(&images, true)).to_kind(Kind::Float);
+        let logits = model.network.forward(&images, true);
         optimizer.step(&logits.cross_entropy_for_logits(&classes), 1e-4);
     };
     (0..WARM_UP).for_each(|_| step());

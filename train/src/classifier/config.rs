@@ -114,7 +114,7 @@ pub struct Config {
     pub seed: u64,
     /// `cpu` or `cuda:0`.
     pub device: String,
-    /// Tries cuDNN's ways to convolve once for each size and keeps the fastest, on CUDA.
+    /// Tries cuDNN's ways to convolve once for each size, which takes half a minute, and keeps the fastest, on CUDA.
     pub autotune: bool,
     /// CPU threads of libtorch.
     pub threads: i32,
@@ -164,7 +164,7 @@ impl Default for Config {
             patience: 0,
             seed: 1,
             device: "cpu".into(),
-            autotune: true,
+            autotune: false,
             threads: 1,
             vote: Vote::Soft,
             input: Input::default(),
@@ -449,6 +449,8 @@ pub enum Recipe {
     Finish,
     /// Six networks with three heads, to teach the camera's, for a GPU
     Teachers,
+    /// The shipped network's last run, taught by those, for a GPU
+    Student,
 }
 
 impl Recipe {
@@ -458,6 +460,7 @@ impl Recipe {
             Recipe::Camera => include_str!("../../recipes/camera.toml"),
             Recipe::Finish => include_str!("../../recipes/finish.toml"),
             Recipe::Teachers => include_str!("../../recipes/teachers.toml"),
+            Recipe::Student => include_str!("../../recipes/student.toml"),
         }
     }
 }
@@ -545,11 +548,21 @@ mod tests {
     }
 
     #[test]
-    fn the_finish_is_of_the_cameras_network() {
-        let (finish, camera) = (Config::parse(Recipe::Finish.text()).unwrap(), Config::default());
+    fn the_finish_and_the_student_are_of_the_cameras_network() {
+        let camera = Config::default();
         let network = |config: &Config| (config.network.clone(), config.head, config.size(), config.input);
-        assert_eq!(network(&finish), network(&camera));
-        assert_eq!((finish.seed, finish.holdout), (camera.seed, camera.holdout));
+        for recipe in [Recipe::Finish, Recipe::Student] {
+            let config = Config::parse(recipe.text()).unwrap();
+            assert_eq!(network(&config), network(&camera));
+            assert_eq!((config.seed, config.holdout), (camera.seed, camera.holdout));
+        }
+    }
+
+    #[test]
+    fn teachers_and_student_are_shown_the_same_pictures() {
+        let [teachers, student] =
+            [Recipe::Teachers, Recipe::Student].map(|recipe| Config::parse(recipe.text()).unwrap());
+        assert_eq!((teachers.augment, teachers.wardrobe), (student.augment, student.wardrobe));
     }
 
     #[test]

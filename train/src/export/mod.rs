@@ -10,7 +10,6 @@ mod graph;
 mod learnt;
 mod lower;
 mod onnx;
-mod prior;
 mod quantize;
 pub mod recover;
 mod temperature;

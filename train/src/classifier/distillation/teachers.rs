@@ -24,7 +24,7 @@ use crate::{
         run::split,
         split::Split,
     },
-    device::parse_device,
+    device::{parse_device, precision},
 };
 
 /// Networks whose heads are averaged.
@@ -85,8 +85,7 @@ impl Teachers {
             let probabilities = self.models.iter().map(|(model, input)| {
                 let inputs = input.prepare(images, sides);
                 let of = |inputs: &Tensor| {
-                    let logits = tch::autocast(self.half, || model.network.forward(inputs, false));
-                    head_log_p(&logits.to_kind(Kind::Float)).exp()
+                    head_log_p(&model.network.forward(&inputs.to_kind(precision(self.half)), false)).exp()
                 };
                 if mirrored { (of(&inputs) + of(&inputs.flip([3]))) / 2.0 } else { of(&inputs) }
             });
