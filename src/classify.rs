@@ -150,3 +150,28 @@ impl Classifier {
 fn joined(crops: &[Picture]) -> Vec<u8> {
     crops.iter().map(|crop| crop.as_raw().as_slice()).collect::<Vec<_>>().concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{detect::Detector, source::jpeg};
+
+    #[test]
+    fn two_looks_are_the_mean_of_a_glance_and_one_in_the_mirror() {
+        let picture = jpeg::decode(include_bytes!("../assets/demo/worn.jpg")).unwrap();
+        let mut detector = Detector::new(&Model::face(None).unwrap(), EngineKind::Tract, 320, None).unwrap();
+        let faces = detector.detect(&picture).unwrap();
+        let mut classifier = Classifier::new(&Model::attributes(None).unwrap(), EngineKind::Tract).unwrap();
+        let both = classifier.classify(&picture, &faces).unwrap();
+        let [plain, mirrored] = [false, true].map(|m| classifier.glance(&picture, &faces, m).unwrap());
+        assert!(!faces.is_empty() && plain != mirrored);
+        let odds = |attributes: &Attributes| (attributes.gender[0] / attributes.gender[1]).ln();
+        for ((both, plain), mirrored) in both.iter().zip(&plain).zip(&mirrored) {
+            assert!((odds(both) - (odds(plain) + odds(mirrored)) / 2.0).abs() < 1e-3);
+        }
+        // To two looks a mirror image is the same face.
+        let crop = classifier.crop(&picture, &faces[0]);
+        assert_eq!(classifier.attributes(&crop).unwrap(), both[0]);
+        assert_eq!(classifier.attributes(&flip_horizontal(&crop)).unwrap(), both[0]);
+    }
+}

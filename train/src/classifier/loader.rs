@@ -165,6 +165,20 @@ pub struct Loader {
 }
 
 impl Loader {
+    fn new(dataset: &Dataset, order: Order, config: &Config, painting: Painting) -> Loader {
+        Loader {
+            images: dataset.images.shallow_clone(),
+            faces: dataset.faces.clone(),
+            photos: dataset.photos.clone(),
+            order,
+            painted: config.painted,
+            painting,
+            wardrobe: config.wardrobe,
+            seed: config.seed,
+            device: dataset.sides.device(),
+        }
+    }
+
     /// Batches from number `first` on, as the configuration orders and paints them.
     pub fn spawn(
         dataset: &Dataset,
@@ -173,22 +187,10 @@ impl Loader {
         config: &Config,
         painting: Painting,
     ) -> Batches {
-        let device = dataset.sides.device();
-        let loader = || Loader {
-            images: dataset.images.shallow_clone(),
-            faces: dataset.faces.clone(),
-            photos: dataset.photos.clone(),
-            order: order.clone(),
-            painted: config.painted,
-            painting,
-            wardrobe: config.wardrobe,
-            seed: config.seed,
-            device,
-        };
-        let workers = if device.is_cuda() { GPU_WORKERS } else { 1 };
+        let workers = if dataset.sides.device().is_cuda() { GPU_WORKERS } else { 1 };
         let spawn = |worker| {
             let (sender, receiver) = sync_channel(AHEAD);
-            let loader = loader();
+            let loader = Loader::new(dataset, order.clone(), config, painting);
             // Ends when the receiver is dropped.
             let thread = thread::spawn(move || {
                 let mut batches = loader.every(workers, first + worker);
@@ -250,6 +252,7 @@ impl Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classifier::labels::{read_all, tests_support::tree};
 
     #[test]
     fn epochs_show_every_face_in_another_order() {
@@ -261,5 +264,25 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, order.pool);
         assert_eq!(order.epoch_len(), 15 * 64);
+    }
+
+    #[test]
+    fn several_threads_give_the_batches_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        tree(folder.path(), 3);
+        let config = Config { data: folder.path().to_owned(), ..Config::default() };
+        let faces = read_all(folder.path()).unwrap();
+        let framing = config.framing(&faces);
+        let dataset = Dataset::load(&config.data, faces, framing, 60, Device::Cpu).unwrap();
+        let order = Order::new(&dataset.faces, 4, config.seed);
+        let loader = Loader::new(&dataset, order, &config, Painting::Any);
+        let mut one = loader.every(1, 2);
+        let mut three: Vec<_> = (0..3).map(|worker| loader.every(3, 2 + worker)).collect();
+        // Over the end of an epoch of five batches, and of another one.
+        for number in 0..12 {
+            let (expected, found) = (one(), three[number % 3]());
+            assert_eq!(found.index, expected.index, "batch {number}");
+            assert!(found.images.equal(&expected.images), "batch {number}");
+        }
     }
 }

@@ -310,10 +310,10 @@ impl<'a> Trainer<'a> {
         let logits = self.current.network.forward(&inputs.to_kind(precision), true);
         let mut loss = self.objective.loss(&logits, &labels);
         if let Some(mixed) = &mixed {
-            let mut others = labels.select(&mixed.partner);
-            if self.teaching.as_ref().is_some_and(Teaching::sees_what_is_shown) {
-                others.soft = labels.soft.as_ref().map(Tensor::shallow_clone);
-            }
+            let others = match &self.teaching {
+                Some(teaching) => teaching.partners(&labels, &mixed.partner),
+                None => labels.select(&mixed.partner),
+            };
             let other = self.objective.loss(&logits, &others);
             loss.total = mixed.loss(&loss.total, &other.total);
         }

@@ -136,9 +136,14 @@ impl Teaching {
         }
     }
 
-    /// Whether a blend of two pictures is judged as such, not each picture alone.
-    pub fn sees_what_is_shown(&self) -> bool {
-        matches!(self, Teaching::Teachers(_))
+    /// The labels of the pictures that those of `labels` are blended with: at `partner`, but what was said of the blend
+    /// itself holds for both.
+    pub fn partners(&self, labels: &Labels, partner: &Tensor) -> Labels {
+        let mut partners = labels.select(partner);
+        if let (Teaching::Teachers(_), Some(soft)) = (self, &labels.soft) {
+            partners.soft = Some(soft.shallow_clone());
+        }
+        partners
     }
 
     /// What is said of a batch's `images` with face boxes of `sides` pixels, as [`head_log_p`] has it.

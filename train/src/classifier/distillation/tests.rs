@@ -7,6 +7,7 @@ use mien::{
 
 use super::{file::About, *};
 use crate::{
+    augment::Mix,
     classifier::{
         config::{Assignment, Flags},
         evaluate::Validation,
@@ -241,12 +242,25 @@ fn teachers_teach_through_a_file_what_they_say_themselves() {
     }
     assert_eq!(views.into_iter().collect::<Vec<u8>>(), [0, 1, 2]);
 
-    // Students learn by file and from the teachers themselves.
-    for (name, distillation) in [
-        ("by file", taught.distillation.clone()),
-        ("live", Settings { teachers: teachers.clone(), ..Settings::default() }),
+    // A file has labels of each picture that is blended, teachers one of the blend.
+    let (images, mut labels, sides) = batches.recv().unwrap().gather(&loaded);
+    let soft = live.say(&images, &sides, false);
+    labels.soft = Some(soft.shallow_clone());
+    let partner = Tensor::arange(soft.size()[0], (Kind::Int64, Device::Cpu)).flip([0]);
+    let of_partners = |teaching: &Teaching| teaching.partners(&labels, &partner);
+    assert!(of_partners(&teaching).soft.unwrap().equal(&soft.flip([0])));
+    let live = of_partners(&Teaching::Teachers(live));
+    assert!(live.soft.unwrap().equal(&soft) && live.gender.equal(&labels.gender.flip([0])));
+
+    // Students learn by file and from the teachers themselves, blended or not.
+    let live = Settings { teachers: teachers.clone(), ..Settings::default() };
+    let blended = Mix { mixup: 1.0, alpha: 1.0, ..Mix::default() };
+    for (name, distillation, mix) in [
+        ("by file", taught.distillation.clone(), Mix::default()),
+        ("live", live.clone(), Mix::default()),
+        ("live, blended", live, blended),
     ] {
-        let config = Config { distillation, ..config.clone() };
+        let config = Config { distillation, mix, ..config.clone() };
         let out = folder.path().join(name);
         run(&config, &Baseline::default(), &out, &|_| false).unwrap();
         let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
