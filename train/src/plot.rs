@@ -122,11 +122,20 @@ pub fn curves(title: &str, axis: &str, curves: &[Curve]) -> Result<String> {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
         }
+        // Where the curves leave room: errors fall, figures of merit rise.
+        let rises = |(_, points): &(String, Vec<(f64, f64)>)| {
+            points.first().zip(points.last()).is_some_and(|(first, last)| first.1 <= last.1)
+        };
+        let corner = if curves.iter().any(rises) {
+            SeriesLabelPosition::LowerRight
+        } else {
+            SeriesLabelPosition::UpperRight
+        };
         chart
             .configure_series_labels()
             .background_style(WHITE.mix(0.8))
             .label_font((FONT, LABEL))
-            .position(SeriesLabelPosition::LowerRight)
+            .position(corner)
             .draw()?;
         root.present()?;
     }
