@@ -377,3 +377,33 @@ fn closing_the_window_ends_an_endless_stream() {
     assert!(report.error.is_none() && stop.requested());
     assert_eq!(screen.shown, 20);
 }
+
+#[test]
+fn every_other_picture_of_a_video_is_looked_at_in_the_mirror() {
+    use crate::{engine::EngineKind, models::Model, source::jpeg};
+    let detector = || Detector::new(&Model::face(None).unwrap(), EngineKind::Tract, 320, None).unwrap();
+    let classifier = || Classifier::new(&Model::attributes(None).unwrap(), EngineKind::Tract).unwrap();
+    let picture = jpeg::decode(include_bytes!("../../assets/demo/worn.jpg")).unwrap();
+    let faces = detector().detect(&picture).unwrap();
+    let [plain, mirrored] = [false, true].map(|m| classifier().glance(&picture, &faces, m).unwrap()[0]);
+    let both = classifier().classify(&picture, &faces).unwrap()[0];
+
+    let start = Instant::now();
+    let frame = Frame { picture: Arc::new(picture), captured: start, sequence: 0, name: "demo".into() };
+    let mut analyser = Analyser::new(detector(), classifier());
+    let mut male = |after: Option<u64>| {
+        let moment = after.map(|ms| start + Duration::from_millis(ms));
+        let people = analyser.analyse(&frame, moment, &mut Stats::default()).unwrap();
+        f64::from(people[0].attributes.gender[0])
+    };
+    let between = |p: f64| {
+        let [a, b] = [plain, mirrored].map(|said| f64::from(said.gender[0]));
+        p > a.min(b) && p < a.max(b)
+    };
+    assert_eq!(male(Some(0)), f64::from(plain.gender[0]));
+    assert!(between(male(Some(33))));
+    // A photo among them is looked at twice, and the video goes on from where it was.
+    assert_eq!(male(None), f64::from(both.gender[0]));
+    let before = male(Some(66));
+    assert!(between(before) && between(male(Some(99))));
+}
