@@ -15,9 +15,9 @@ pub fn parse_device(word: &str) -> Result<Device> {
     Ok(Device::Cuda(index))
 }
 
-/// What a network's images are given as.
-pub fn precision(half: bool) -> Kind {
-    if half { Kind::Half } else { Kind::Float }
+/// What a network's images are given as: half precision where that is `mixed` in, and on a GPU alone.
+pub fn precision(mixed: bool, device: Device) -> Kind {
+    if mixed && device.is_cuda() { Kind::Half } else { Kind::Float }
 }
 
 /// A tensor of the CPU's memory on `device`, without waiting for what a GPU has yet to do.

@@ -12,6 +12,7 @@ use crate::{
         model::Model,
     },
     device::{parse_device, precision},
+    network::channels_last,
     output,
 };
 
@@ -66,7 +67,8 @@ pub fn throughput(options: &Options) -> Result<()> {
     tch::set_num_threads(options.threads);
     let device = parse_device(&options.device)?;
     tch::Cuda::cudnn_set_benchmark(options.autotune);
-    let half = options.mixed_precision && device.is_cuda();
+    let precision = precision(options.mixed_precision, device);
+    let half = precision == Kind::Half;
     let config = Config {
         network: options.network.clone(),
         head: Head::Classes,
@@ -77,7 +79,8 @@ pub fn throughput(options: &Options) -> Result<()> {
     };
     let model = Model::new(&config, device)?;
     let mut optimizer = config.optimizer.build(&model.vs, half);
-    let images = Tensor::randn([options.batch, 3, options.size, options.size], (precision(half), device));
+    let images = Tensor::randn([options.batch, 3, options.size, options.size], (precision, device));
+    let images = channels_last(&images);
     let classes = Tensor::randint(config.head.outputs() as i64, [options.batch], (Kind::Int64, device));
     let mut step = || {
         let logits = model.network.forward(&images, true);

@@ -2,6 +2,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::device::upload;
+
 use super::{Augmentation, Equalisation, colour::LUMA, sometimes};
 
 const LEVELS: i64 = 256;
@@ -22,7 +24,7 @@ impl Augmentation {
 
 /// Levels 0–255 of the luminance, `[N, H, W]` integers.
 fn levels(x: &Tensor) -> Tensor {
-    let luma = Tensor::from_slice(&LUMA).to_device(x.device()).view([1, 3, 1, 1]);
+    let luma = upload(&Tensor::from_slice(&LUMA), x.device()).view([1, 3, 1, 1]);
     let y = (x * luma).sum_dim_intlist(1, false, Kind::Float);
     (y * 255.0).round().clamp(0.0, 255.0).to_kind(Kind::Int64)
 }

@@ -120,11 +120,6 @@ fn size_at(sizes: &[i64], progress: f64) -> i64 {
     sizes[((progress * sizes.len() as f64) as usize).min(sizes.len() - 1)]
 }
 
-/// Whether the network runs in half precision.
-fn half(config: &Config, device: Device) -> bool {
-    config.mixed_precision && device.is_cuda()
-}
-
 struct Trainer<'a> {
     config: &'a Config,
     out: &'a Path,
@@ -179,7 +174,8 @@ impl<'a> Trainer<'a> {
             }
         }
         let ema = Ema::new(&mut average.vs, &current.vs, config.average)?;
-        let mut optimizer = config.optimizer.build(&current.vs, half(config, device));
+        let mut optimizer =
+            config.optimizer.build(&current.vs, precision(config.mixed_precision, device) == Kind::Half);
         let mut position = Position::default();
         let path = out.join(CHECKPOINT);
         if path.exists() {
@@ -306,7 +302,7 @@ impl<'a> Trainer<'a> {
         labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, images, &sides));
         let input = Input { size, ..self.config.input };
         let inputs = self.config.augment.apply(images, &sides, &input);
-        let precision = precision(half(self.config, self.device()));
+        let precision = precision(self.config.mixed_precision, self.device());
         let logits = self.current.network.forward(&inputs.to_kind(precision), true);
         let mut loss = self.objective.loss(&logits, &labels);
         if let Some(mixed) = &mixed {

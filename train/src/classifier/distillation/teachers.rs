@@ -33,7 +33,7 @@ pub struct Teachers {
     models: Vec<(Model, Input)>,
     /// Files of weights and their SHA-256.
     files: Vec<(String, String)>,
-    half: bool,
+    precision: Kind,
 }
 
 impl Teachers {
@@ -73,7 +73,7 @@ impl Teachers {
             let input = Input { size: own.size().into(), ..own.input };
             models.push((Model::load(&own, &weights, device)?, input));
         }
-        Ok(Teachers { models, files, half: config.mixed_precision && device.is_cuda() })
+        Ok(Teachers { models, files, precision: precision(config.mixed_precision, device) })
     }
 
     /// Logarithms of the mean of the teachers' probabilities, by [`head_log_p`]'s columns, for bytes `[N, P, P, 3]` with
@@ -85,7 +85,7 @@ impl Teachers {
             let probabilities = self.models.iter().map(|(model, input)| {
                 let inputs = input.prepare(images, sides);
                 let of = |inputs: &Tensor| {
-                    head_log_p(&model.network.forward(&inputs.to_kind(precision(self.half)), false)).exp()
+                    head_log_p(&model.network.forward(&inputs.to_kind(self.precision), false)).exp()
                 };
                 if mirrored { (of(&inputs) + of(&inputs.flip([3]))) / 2.0 } else { of(&inputs) }
             });
