@@ -4,8 +4,9 @@
     python throughput.py --device cuda:0 [--mien-train target/release/mien-train]
 
 A step is the network forth and back under cross-entropy of 18 classes, gradients scaled (in half precision) and clipped,
-and AdamW; pictures are random and on the device, channels last in memory. Both let cuDNN choose its fastest ways first.
-The two take turns; a figure is the fastest of three rounds, as images per second. Prints a table for docs/training.md.
+and AdamW; pictures are random and on the device, channels last in memory. Both let cuDNN try its ways to convolve first and
+keep the fastest, unless --no-autotune is given. The two take turns; a figure is the fastest of three rounds, as images per
+second. Prints a table for docs/training.md.
 """
 
 import argparse
@@ -20,9 +21,9 @@ SETTINGS = [("tf_efficientnet_lite0", 112, 512), ("efficientnet_b0", 224, 256), 
 ROUNDS, WARM_UP = 3, 5
 
 
-def peer(network: str, size: int, batch: int, steps: int, device: torch.device) -> float:
+def peer(network: str, size: int, batch: int, steps: int, device: torch.device, autotune: bool) -> float:
     half = device.type == "cuda"
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = autotune
     model = timm.create_model(network, num_classes=18).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.02, fused=half)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
@@ -53,11 +54,14 @@ def peer(network: str, size: int, batch: int, steps: int, device: torch.device) 
     return batch * steps / fastest
 
 
-def mien(program: str, network: str, size: int, batch: int, steps: int, device: torch.device) -> float:
+def mien(
+    program: str, network: str, size: int, batch: int, steps: int, device: torch.device, autotune: bool
+) -> float:
     command = [
         program, "throughput", "--network", network, "--size", str(size), "--batch", str(batch), "--steps", str(steps),
-        "--device", str(device), "--mixed-precision", "--autotune", "--threads", str(torch.get_num_threads()),
+        "--device", str(device), "--mixed-precision", "--threads", str(torch.get_num_threads()),
     ]  # fmt: skip
+    command += ["--autotune"] if autotune else []
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["images_per_second"]
 
 
@@ -68,6 +72,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, help="for all networks")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--no-autotune", dest="autotune", action="store_false", help="saves a minute for each network")
     options = parser.parse_args()
     device = options.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -77,8 +82,8 @@ def main() -> None:
         batch = options.batch or batch
         ours = theirs = 0.0
         for _ in range(options.turns):
-            ours = max(ours, mien(options.mien_train, network, size, batch, options.steps, device))
-            theirs = max(theirs, peer(network, size, batch, options.steps, device))
+            ours = max(ours, mien(options.mien_train, network, size, batch, options.steps, device, options.autotune))
+            theirs = max(theirs, peer(network, size, batch, options.steps, device, options.autotune))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         print(f"| {network} | {size} | {batch} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |", flush=True)

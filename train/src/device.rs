@@ -20,12 +20,20 @@ pub fn precision(mixed: bool, device: Device) -> Kind {
     if mixed && device.is_cuda() { Kind::Half } else { Kind::Float }
 }
 
+/// A tensor of the CPU's memory where a GPU fetches it by itself; for a CPU, the tensor as it is.
+pub fn pin(tensor: &Tensor, device: Device) -> Tensor {
+    // The other `pin_memory` writes a warning to stderr at each call.
+    if device.is_cuda() { tensor.internal_pin_memory(device) } else { tensor.shallow_clone() }
+}
+
+/// A pinned tensor on `device`, without waiting for what a GPU has yet to do.
+pub fn upload_pinned(tensor: &Tensor, device: Device) -> Tensor {
+    tensor.to_device_(device, tensor.kind(), true, false)
+}
+
 /// A tensor of the CPU's memory on `device`, without waiting for what a GPU has yet to do.
 pub fn upload(tensor: &Tensor, device: Device) -> Tensor {
-    if !device.is_cuda() {
-        return tensor.to_device(device);
-    }
-    tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false)
+    upload_pinned(&pin(tensor, device), device)
 }
 
 #[cfg(test)]

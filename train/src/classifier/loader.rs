@@ -16,7 +16,7 @@ use super::{
     objective::Labels,
 };
 use crate::{
-    device::upload,
+    device::{pin, upload, upload_pinned},
     mask_synthesis::{Wardrobe, Wear, put_on_any, softness},
 };
 
@@ -112,7 +112,7 @@ impl Batch {
             labels.mask = labels.mask.index_copy(0, &at, &upload(&Tensor::from_slice(&self.masks), device));
             labels.mask_weight = labels.mask_weight.index_fill(0, &at, PAINTED_WEIGHT);
         }
-        (upload(&self.images, device), labels, dataset.sides.index_select(0, &index))
+        (upload_pinned(&self.images, device), labels, dataset.sides.index_select(0, &index))
     }
 }
 
@@ -244,8 +244,7 @@ impl Loader {
             painted.push(place as i64);
             masks.push(wear.label() as i64);
         }
-        let images = if self.device.is_cuda() { images.pin_memory(self.device) } else { images };
-        Batch { index: index.to_vec(), views, images, painted, masks }
+        Batch { index: index.to_vec(), views, images: pin(&images, self.device), painted, masks }
     }
 }
 

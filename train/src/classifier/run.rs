@@ -295,11 +295,12 @@ impl<'a> Trainer<'a> {
     /// Learns from a batch, and says how far off the network was before.
     fn step(&mut self, batch: &Batch, size: i64, rate: f64, means: &mut Means) -> Loss {
         // Every random number of a step comes from its number, so that a resumed run draws the same.
-        tch::manual_seed(self.config.seed.wrapping_mul(1_000_003).wrapping_add(self.position.step) as i64);
+        let seed = self.config.seed.wrapping_mul(1_000_003).wrapping_add(self.position.step);
+        tch::manual_seed(seed as i64);
         let (images, mut labels, sides) = batch.gather(&self.dataset);
         let mixed = self.config.mix.apply(&images);
         let images = mixed.as_ref().map_or(&images, |mixed| &mixed.images);
-        labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, images, &sides));
+        labels.soft = self.teaching.as_ref().map(|teaching| teaching.soft(batch, images, &sides, seed));
         let input = Input { size, ..self.config.input };
         let inputs = self.config.augment.apply(images, &sides, &input);
         let precision = precision(self.config.mixed_precision, self.device());

@@ -10,6 +10,7 @@ use std::{ops::Range, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use mien::attributes::{AGE_BINS, AGE_LOGITS, GENDER_LOGITS, MASK_LOGITS};
+use rand::{SeedableRng, rngs::StdRng, seq::index::sample};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -35,6 +36,10 @@ pub struct Settings {
     /// Runs, ensembles or files of weights that answer while the student learns: slower, but for any mask.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub teachers: Vec<PathBuf>,
+    /// How many of the teachers answer for a batch, drawn by lot each time [default: all]: over many batches their
+    /// answers come to the same mean, at less work for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<usize>,
     /// What the teachers' word counts where a label is known, 0–1; the label counts the rest. Where none is known it
     /// counts 1.
     pub weight: f64,
@@ -44,7 +49,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { labels: None, teachers: Vec::new(), weight: 0.5, temperature: 2.0 }
+        Self { labels: None, teachers: Vec::new(), asked: None, weight: 0.5, temperature: 2.0 }
     }
 }
 
@@ -64,6 +69,11 @@ impl Settings {
         ensure!(
             self.labels.is_none() || self.teachers.is_empty(),
             "distillation has both labels and teachers; give one of them"
+        );
+        ensure!(
+            self.asked.is_none() || !self.teachers.is_empty(),
+            "distillation.asked is {:?}, but distillation.teachers names none to ask",
+            self.asked
         );
         ensure!(
             !self.is_on() || head == Head::Three,
@@ -109,7 +119,7 @@ pub fn head_log_p(logits: &Tensor) -> Tensor {
 #[derive(Debug)]
 pub enum Teaching {
     File(Aligned),
-    Teachers(Teachers),
+    Teachers { teachers: Teachers, asked: usize },
 }
 
 impl Teaching {
@@ -122,7 +132,13 @@ impl Teaching {
             }
             None if settings.is_on() => {
                 let teachers = Teachers::load(&settings.teachers, config, split, &dataset.faces, device)?;
-                Some(Teaching::Teachers(teachers))
+                let asked = settings.asked.unwrap_or(teachers.count());
+                ensure!(
+                    (1..=teachers.count()).contains(&asked),
+                    "distillation.asked is {asked}; there are {} teachers to ask",
+                    teachers.count()
+                );
+                Some(Teaching::Teachers { teachers, asked })
             }
             None => None,
         })
@@ -132,7 +148,7 @@ impl Teaching {
     pub fn painting(&self) -> Painting {
         match self {
             Teaching::File(aligned) => Painting::Views(aligned.views),
-            Teaching::Teachers(_) => Painting::Any,
+            Teaching::Teachers { .. } => Painting::Any,
         }
     }
 
@@ -140,17 +156,21 @@ impl Teaching {
     /// itself holds for both.
     pub fn partners(&self, labels: &Labels, partner: &Tensor) -> Labels {
         let mut partners = labels.select(partner);
-        if let (Teaching::Teachers(_), Some(soft)) = (self, &labels.soft) {
+        if let (Teaching::Teachers { .. }, Some(soft)) = (self, &labels.soft) {
             partners.soft = Some(soft.shallow_clone());
         }
         partners
     }
 
-    /// What is said of a batch's `images` with face boxes of `sides` pixels, as [`head_log_p`] has it.
-    pub fn soft(&self, batch: &Batch, images: &Tensor, sides: &Tensor) -> Tensor {
+    /// What is said of a batch's `images` with face boxes of `sides` pixels, as [`head_log_p`] has it; `lot` decides which
+    /// teachers are asked.
+    pub fn soft(&self, batch: &Batch, images: &Tensor, sides: &Tensor, lot: u64) -> Tensor {
         match self {
             Teaching::File(aligned) => aligned.of(batch).to_device(sides.device()),
-            Teaching::Teachers(teachers) => teachers.say(images, sides, false),
+            Teaching::Teachers { teachers, asked } => {
+                let drawn = sample(&mut StdRng::seed_from_u64(lot), teachers.count(), *asked);
+                teachers.say(&drawn.into_vec(), images, sides, false)
+            }
         }
     }
 }

@@ -76,13 +76,19 @@ impl Teachers {
         Ok(Teachers { models, files, precision: precision(config.mixed_precision, device) })
     }
 
-    /// Logarithms of the mean of the teachers' probabilities, by [`head_log_p`]'s columns, for bytes `[N, P, P, 3]` with
-    /// faces in the middle of longer sides `[N]` in pixels; with `mirrored`, of each picture and its mirror image.
-    pub fn say(&self, images: &Tensor, sides: &Tensor, mirrored: bool) -> Tensor {
+    pub fn count(&self) -> usize {
+        self.models.len()
+    }
+
+    /// Logarithms of the mean of the `chosen` teachers' probabilities, by [`head_log_p`]'s columns, for bytes
+    /// `[N, P, P, 3]` with faces in the middle of longer sides `[N]` in pixels; with `mirrored`, of each picture and its
+    /// mirror image.
+    pub fn say(&self, chosen: &[usize], images: &Tensor, sides: &Tensor, mirrored: bool) -> Tensor {
         /// Less than any probability that half precision tells from 0.
         const LEAST: f64 = 1e-8;
         no_grad(|| {
-            let probabilities = self.models.iter().map(|(model, input)| {
+            let probabilities = chosen.iter().map(|&teacher| {
+                let (model, input) = &self.models[teacher];
                 let inputs = input.prepare(images, sides);
                 let of = |inputs: &Tensor| {
                     head_log_p(&model.network.forward(&inputs.to_kind(self.precision), false)).exp()
@@ -92,7 +98,7 @@ impl Teachers {
             let sum = probabilities.reduce(|sum, p| sum + p);
             let sum =
                 sum.unwrap_or_else(|| Tensor::zeros([0, COLUMNS as i64], (Kind::Float, sides.device())));
-            (sum / self.models.len() as f64).clamp_min(LEAST).log()
+            (sum / chosen.len() as f64).clamp_min(LEAST).log()
         })
     }
 }
@@ -167,12 +173,13 @@ fn say_of_all(teachers: &Teachers, dataset: &Dataset, config: &Config, views: &[
     for (face, &views) in views.iter().enumerate() {
         shown.extend((0..views).map(|view| (face, view)));
     }
+    let all: Vec<usize> = (0..teachers.count()).collect();
     let bar = ProgressBar::new(rows as u64).with_message("asking the teachers");
     for (batch, shown) in shown.chunks(BATCH).enumerate() {
         let images = pictures(dataset, config, shown);
         let faces: Vec<i64> = shown.iter().map(|&(face, _)| face as i64).collect();
         let sides = dataset.sides.index_select(0, &Tensor::from_slice(&faces).to_device(device));
-        let said = teachers.say(&images.to_device(device), &sides, true).to_device(Device::Cpu);
+        let said = teachers.say(&all, &images.to_device(device), &sides, true).to_device(Device::Cpu);
         let mut home = labels.narrow(0, (batch * BATCH) as i64, shown.len() as i64);
         home.copy_(&said.to_kind(Kind::Half));
         bar.inc(shown.len() as u64);

@@ -236,7 +236,8 @@ fn teachers_teach_through_a_file_what_they_say_themselves() {
     for _ in 0..4 {
         let batch = batches.recv().unwrap();
         let (images, _, sides) = batch.gather(&loaded);
-        let (found, expected) = (teaching.soft(&batch, &images, &sides), live.say(&images, &sides, true));
+        let (found, expected) =
+            (teaching.soft(&batch, &images, &sides, 0), live.say(&[0, 1], &images, &sides, true));
         assert!((found.exp() - expected.exp()).abs().max().double_value(&[]) < 2e-3);
         views.extend(batch.views);
     }
@@ -244,13 +245,33 @@ fn teachers_teach_through_a_file_what_they_say_themselves() {
 
     // A file has labels of each picture that is blended, teachers one of the blend.
     let (images, mut labels, sides) = batches.recv().unwrap().gather(&loaded);
-    let soft = live.say(&images, &sides, false);
+    let soft = live.say(&[0, 1], &images, &sides, false);
     labels.soft = Some(soft.shallow_clone());
     let partner = Tensor::arange(soft.size()[0], (Kind::Int64, Device::Cpu)).flip([0]);
     let of_partners = |teaching: &Teaching| teaching.partners(&labels, &partner);
     assert!(of_partners(&teaching).soft.unwrap().equal(&soft.flip([0])));
-    let live = of_partners(&Teaching::Teachers(live));
+    let alone = [live.say(&[0], &images, &sides, false), live.say(&[1], &images, &sides, false)];
+    let live = of_partners(&Teaching::Teachers { teachers: live, asked: 2 });
     assert!(live.soft.unwrap().equal(&soft) && live.gender.equal(&labels.gender.flip([0])));
+
+    // Where one is asked it is now this teacher and now that one, the same one by the same lot.
+    let config_of = |asked| Config {
+        distillation: Settings { teachers: teachers.clone(), asked: Some(asked), ..Settings::default() },
+        ..config.clone()
+    };
+    let one = Teaching::of(&config_of(1), &split, &loaded, Device::Cpu).unwrap().unwrap();
+    let batch = batches.recv().unwrap();
+    let asked = |lot: u64| {
+        let said = one.soft(&batch, &images, &sides, lot);
+        alone.iter().position(|teacher| teacher.equal(&said)).expect("one of the two")
+    };
+    let turns: Vec<usize> = (0..12).map(asked).collect();
+    assert!(turns.contains(&0) && turns.contains(&1), "{turns:?}");
+    assert_eq!(turns, (0..12).map(asked).collect::<Vec<usize>>());
+    for wrong in [0, 3] {
+        let error = Teaching::of(&config_of(wrong), &split, &loaded, Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains(&format!("distillation.asked is {wrong}; there are 2")), "{error}");
+    }
 
     // Students learn by file and from the teachers themselves, blended or not.
     let live = Settings { teachers: teachers.clone(), ..Settings::default() };
