@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tch::{Tensor, nn, no_grad};
 
-use crate::optimizer::Optimizer;
+use crate::{network::Architecture, optimizer::Optimizer};
 
 /// Exponential moving average of a store's variables (batch norm statistics included) in a second store.
 #[derive(Debug)]
@@ -130,23 +130,35 @@ pub struct Loaded {
     pub unexpected: Vec<String>,
     /// The classifier's variables that the file holds for other classes.
     pub changed: Vec<String>,
+    /// How many variables took the leading channels of the file's wider ones.
+    pub narrowed: usize,
 }
 
-/// Loads weights into a network's variables of the same names. The variables under `classifier` may be missing or of
-/// another shape, and then keep their values; those of the backbone must all be there.
-pub fn load_pretrained(path: &Path, store: &mut nn::VarStore, classifier: &str) -> Result<Loaded> {
+/// Loads weights into the variables of the same names of a network of `architecture`. Those of its last layer may be missing
+/// or of another shape, and then keep their values; those of the backbone must all be there, and a narrowed one takes
+/// leading channels.
+pub fn load_pretrained(path: &Path, store: &mut nn::VarStore, architecture: &Architecture) -> Result<Loaded> {
     let named = || format!("reading the pretrained weights {}", path.display());
     let mut tensors: std::collections::HashMap<_, _> =
         Tensor::read_safetensors(path).with_context(named)?.into_iter().collect();
     let mut loaded = Loaded::default();
     let mut misfits = Vec::new();
-    let of_classifier = |name: &str| name.strip_prefix(classifier).is_some_and(|rest| rest.starts_with('.'));
+    let of_classifier = |name: &str| {
+        name.strip_prefix(architecture.classifier.as_str()).is_some_and(|rest| rest.starts_with('.'))
+    };
     let mut matched = Vec::new();
     for (name, variable) in store.variables() {
         match tensors.remove(&name) {
             None => loaded.missing.push(name),
             Some(tensor) if tensor.size() == variable.size() => matched.push((variable, tensor)),
             Some(_) if of_classifier(&name) => loaded.changed.push(name),
+            Some(tensor) if architecture.narrowed && holds(&tensor, &variable) => {
+                let sizes = variable.size();
+                let axes = sizes.iter().enumerate();
+                let leading = axes.fold(tensor, |part, (axis, &size)| part.narrow(axis as i64, 0, size));
+                matched.push((variable, leading));
+                loaded.narrowed += 1;
+            }
             Some(tensor) => misfits.push(format!("{name} {:?} for {:?}", tensor.size(), variable.size())),
         }
     }
@@ -168,6 +180,12 @@ pub fn load_pretrained(path: &Path, store: &mut nn::VarStore, classifier: &str) 
         no_grad(|| variable.f_copy_(&tensor)).with_context(named)?;
     }
     Ok(loaded)
+}
+
+/// Whether `tensor` is at least as long as `part` along every axis.
+fn holds(tensor: &Tensor, part: &Tensor) -> bool {
+    let (whole, part) = (tensor.size(), part.size());
+    whole.len() == part.len() && whole.iter().zip(&part).all(|(whole, part)| whole >= part)
 }
 
 /// The first names of a list and how many there are.
@@ -242,6 +260,11 @@ mod tests {
         assert!((weight(&average) - 0.19).abs() < 1e-6);
     }
 
+    /// A network whose last layer is called `head`.
+    fn under_head() -> Architecture {
+        Architecture { classifier: "head".into(), ..Architecture::by_name("simple_cnn", 18).unwrap() }
+    }
+
     #[test]
     fn pretrained_weights_load_by_name_under_a_changed_head() {
         let folder = tempfile::tempdir().unwrap();
@@ -258,7 +281,7 @@ mod tests {
         let mut target = store(0.0);
         let _ = (&target.root() / "head").var("weight", &[18, 4], nn::Init::Const(0.5));
         let _ = (&target.root() / "head").var("bias", &[18], nn::Init::Const(0.5));
-        let loaded = load_pretrained(&path, &mut target, "head").unwrap();
+        let loaded = load_pretrained(&path, &mut target, &under_head()).unwrap();
         assert_eq!(loaded.missing, ["head.bias"]);
         assert_eq!(loaded.unexpected, ["extra.weight"]);
         assert_eq!(loaded.changed, ["head.weight"]);
@@ -275,7 +298,7 @@ mod tests {
         Tensor::write_safetensors(&tensors, &path).unwrap();
         let mut target = store(0.0);
         let _ = (&target.root() / "conv").var("bias", &[4], nn::Init::Const(0.0));
-        let error = load_pretrained(&path, &mut target, "head").unwrap_err().to_string();
+        let error = load_pretrained(&path, &mut target, &under_head()).unwrap_err().to_string();
         assert!(
             error.contains("lacks conv.bias, has stem.weight")
                 && error.contains("another shape bn.running_mean [5] for [4]"),

@@ -21,8 +21,7 @@ use crate::{
 pub struct Model {
     pub vs: nn::VarStore,
     pub network: Network,
-    /// The name of the last layer: what other weights may have otherwise.
-    pub classifier: String,
+    pub architecture: Architecture,
     head: Head,
     input: Input,
 }
@@ -47,7 +46,7 @@ impl Model {
         );
         // Faces are cut out before, as the runtime does.
         let input = Input { size: config.size().into(), centre_crop: false, ..config.input };
-        Ok(Model { network, vs, classifier: architecture.classifier, head: config.head, input })
+        Ok(Model { network, vs, architecture, head: config.head, input })
     }
 
     /// With the weights of a file.

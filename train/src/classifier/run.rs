@@ -162,7 +162,7 @@ impl<'a> Trainer<'a> {
 
         let (mut current, mut average) = (Model::new(config, device)?, Model::new(config, device)?);
         if let Some(path) = &config.pretrained {
-            let loaded = checkpoint::load_pretrained(path, &mut current.vs, &current.classifier)?;
+            let loaded = checkpoint::load_pretrained(path, &mut current.vs, &current.architecture)?;
             log::info!("{}: {loaded:?}", path.display());
             if split.is_that_of(path)? == Some(false) {
                 log::warn!(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, iter, path::Path};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mien::{
     attributes::{AgeGroup, Attributes, Temperatures, Thresholds},
     models::ClassifierSettings,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     augment::{Equalisation, Input, Normalisation},
     classifier::{
-        config::Config,
+        config::{Config, Head},
         dataset::{Pictures, normalise, read, to_tensor},
         evaluate::{Validation, answers},
         labels::{Face, Set, read_all},
@@ -33,6 +33,7 @@ use crate::{
         prediction::Prediction,
         split::Split,
     },
+    network::Architecture,
 };
 
 /// What was measured on held-out faces.
@@ -94,7 +95,11 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
     let config = config_of(&options.weights)?;
     ensure_runs(&config)?;
     options.finetuning.check()?;
-    let mut graph = lower::classifier(variables, i64::from(config.size()))?;
+    let architecture = Architecture::by_name(&config.network, config.head.outputs() as i64)?;
+    let mut graph =
+        lower::classifier(variables, &architecture, i64::from(config.size())).with_context(|| {
+            format!("exporting {}; the camera runs efficientnet_lite0 to _lite4", config.network)
+        })?;
     let split: Split = options.split()?;
     let (held_out, training) = split.partition(read_all(&options.data)?);
     let own = held_out.iter().all(|face| matches!(face.set, Set::Other(_)));
@@ -154,14 +159,11 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
 
 /// Refuses what the runtime would not run as it was trained.
 fn ensure_runs(config: &Config) -> Result<()> {
-    let camera = Config::default();
     ensure!(
-        config.network == camera.network && config.head == camera.head,
-        "the weights are of {} with the head {:?}; the camera runs {} with the head {:?}",
-        config.network,
+        config.head == Head::Three,
+        "the weights are of the head {:?}; the camera runs {:?}",
         config.head,
-        camera.network,
-        camera.head
+        Head::Three
     );
     let Input { size: _, centre_crop, crop: _, normalise, equalise } = config.input;
     ensure!(

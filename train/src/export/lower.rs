@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
-use mien::attributes::LOGITS;
 use tch::Tensor;
 
 use super::graph::{Activation, BatchNorm, Graph, IMAGE, Op, Parameters, Window};
@@ -15,9 +14,8 @@ use crate::{
 /// A checkpoint's tensors by name.
 pub type Variables = HashMap<String, Tensor>;
 
-/// The attribute classifier, EfficientNet-Lite0, for square pictures of side `size`.
-pub fn classifier(variables: &Variables, size: i64) -> Result<Graph> {
-    let architecture = Architecture::lite0(LOGITS as i64);
+/// The attribute classifier, for square pictures of side `size`.
+pub fn classifier(variables: &Variables, architecture: &Architecture, size: i64) -> Result<Graph> {
     let mut graph = Graph::new("attributes", [size; 2]);
     let (mut value, mut side) = (IMAGE, size);
     for block in &architecture.blocks {

@@ -47,12 +47,16 @@ pub type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
 
 /// A classifier of random weights: its graph and its own forward pass.
 pub fn classifier() -> (Graph, Forward) {
+    classifier_of("tf_efficientnet_lite0")
+}
+
+fn classifier_of(network: &str) -> (Graph, Forward) {
     tch::manual_seed(1);
     let store = nn::VarStore::new(Device::Cpu);
-    let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
+    let architecture = Architecture::by_name(network, mien::attributes::LOGITS as i64).unwrap();
     let net = network::Network::new(&store.root(), &architecture, Regularisation::default());
     unsettle(&store, |x| drop(net.forward(x, true)), [CLASSIFIER; 2]);
-    let graph = lower::classifier(&store.variables(), CLASSIFIER).unwrap();
+    let graph = lower::classifier(&store.variables(), &architecture, CLASSIFIER).unwrap();
     (graph, Box::new(move |x| vec![net.forward(x, false)]))
 }
 
@@ -139,8 +143,19 @@ fn float_file_is_the_network(graph: &Graph, forward: &Forward, other_size: [i64;
 
 #[test]
 fn float_classifier_is_the_network() {
-    let (graph, forward) = classifier();
-    tch::no_grad(|| float_file_is_the_network(&graph, &forward, graph.size));
+    for network in ["tf_efficientnet_lite0", "tf_efficientnet_lite0_075", "efficientnet_lite1"] {
+        let (graph, forward) = classifier_of(network);
+        tch::no_grad(|| float_file_is_the_network(&graph, &forward, graph.size));
+    }
+}
+
+#[test]
+fn networks_that_the_camera_does_not_run_are_refused() {
+    let store = nn::VarStore::new(Device::Cpu);
+    let architecture = Architecture::by_name("efficientnet_b0", 3).unwrap();
+    drop(network::Network::new(&store.root(), &architecture, Regularisation::default()));
+    let error = lower::classifier(&store.variables(), &architecture, CLASSIFIER).unwrap_err().to_string();
+    assert!(error.contains("Silu"), "{error}");
 }
 
 #[test]

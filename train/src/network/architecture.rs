@@ -84,18 +84,21 @@ pub struct Architecture {
     pub side: i64,
     /// The dropout that the authors trained with.
     pub dropout: f64,
+    /// Whether it has fewer channels than the authors'.
+    pub narrowed: bool,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "there is no network {0:?}; there are efficientnet_b0 to _b7, efficientnet_lite0 to _lite4, both also with tf_ \
-     before the name, and simple_cnn"
+     before the name and a part of their channels in hundredths behind it (_075), and simple_cnn"
 )]
 pub struct UnknownArchitecture(String);
 
 impl Architecture {
     /// A network by timm's name, with `outputs` logits: `efficientnet_b0` to `b7`, `efficientnet_lite0` to `lite4`,
-    /// `tf_efficientnet_…` of the same; or `simple_cnn`.
+    /// `tf_efficientnet_…` of the same; each of them also narrower, by a part of its channels in hundredths, 010 to 099,
+    /// as timm writes it of other families (`tf_efficientnet_lite0_075`); or `simple_cnn`.
     pub fn by_name(name: &str, outputs: i64) -> Result<Architecture, UnknownArchitecture> {
         let unknown = || UnknownArchitecture(name.to_owned());
         if name == "simple_cnn" {
@@ -106,6 +109,10 @@ impl Architecture {
             None => (Convention::PyTorch, name),
         };
         let variant = variant.strip_prefix("efficientnet_").ok_or_else(unknown)?;
+        let (variant, part) = match variant.split_once('_') {
+            Some((variant, hundredths)) => (variant, part_of(hundredths).ok_or_else(unknown)?),
+            None => (variant, 1.0),
+        };
         let (family, index) = match variant.strip_prefix("lite") {
             Some(index) => (&LITE, index),
             None => (&B, variant.strip_prefix('b').ok_or_else(unknown)?),
@@ -113,13 +120,21 @@ impl Architecture {
         let index: usize =
             index.parse().ok().filter(|i: &usize| i.to_string() == index).ok_or_else(unknown)?;
         let scale = family.scales.get(index).ok_or_else(unknown)?;
-        Ok(efficientnet(family, scale, convention, outputs))
+        let scale = Scale { width: scale.width * part, ..*scale };
+        Ok(Architecture { narrowed: part < 1.0, ..efficientnet(family, &scale, convention, outputs) })
     }
 
-    /// EfficientNet-Lite0 as TensorFlow pads it: what the runtime's classifier is.
+    /// EfficientNet-Lite0 as TensorFlow pads it: what the shipped classifier is.
     pub fn lite0(outputs: i64) -> Architecture {
         efficientnet(&LITE, &LITE.scales[0], Convention::TensorFlow, outputs)
     }
+}
+
+/// Three digits, 010 to 099, as hundredths.
+fn part_of(digits: &str) -> Option<f64> {
+    let hundredths: u32 =
+        digits.parse().ok().filter(|n| (10..100).contains(n) && format!("{n:03}") == digits)?;
+    Some(f64::from(hundredths) / 100.0)
 }
 
 /// A run of blocks: the first one strides and changes the number of channels, the others repeat.
@@ -248,6 +263,7 @@ fn efficientnet(family: &Family, scale: &Scale, convention: Convention, outputs:
         outputs,
         side: scale.side,
         dropout: scale.dropout,
+        narrowed: false,
     }
 }
 
@@ -307,6 +323,7 @@ fn simple_cnn(outputs: i64) -> Architecture {
         outputs,
         side: 112,
         dropout: 0.2,
+        narrowed: false,
     }
 }
 
@@ -365,9 +382,28 @@ mod tests {
     }
 
     #[test]
+    fn narrower_networks_have_a_part_of_the_channels() {
+        let [whole, narrow] = ["tf_efficientnet_lite0", "tf_efficientnet_lite0_075"]
+            .map(|name| Architecture::by_name(name, 7).unwrap());
+        assert!(narrow.narrowed && !whole.narrowed);
+        let widths = |architecture: &Architecture| -> Vec<i64> {
+            let last = |block: &Block| block.layers.last().map_or(0, |layer| layer.output);
+            architecture.blocks.iter().map(last).collect()
+        };
+        let channels = [32, 16, 24, 24, 32, 32, 64, 64, 64, 88, 88, 88, 144, 144, 144, 144, 240, 1280];
+        assert_eq!(widths(&narrow), channels);
+        let all_layers = |architecture: &Architecture| {
+            architecture.blocks.iter().map(|block| block.layers.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(all_layers(&narrow), all_layers(&whole));
+        assert!(parameters(&narrow) < parameters(&whole) * 7 / 10);
+    }
+
+    #[test]
     fn unknown_names_are_told_what_there_is() {
-        for name in ["efficientnet_b8", "efficientnet_b01", "efficientnet_lite5", "resnet18", "tf_simple_cnn"]
-        {
+        let wrong = ["b8", "b01", "lite5", "lite0_", "lite0_75", "lite0_100", "lite0_005", "lite0_0.75"];
+        let wrong = wrong.map(|variant| format!("efficientnet_{variant}"));
+        for name in wrong.iter().map(String::as_str).chain(["resnet18", "tf_simple_cnn"]) {
             let error = Architecture::by_name(name, 3).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("simple_cnn"), "{error}");
         }

@@ -348,6 +348,38 @@ mod tests {
     }
 
     #[test]
+    fn a_narrower_network_begins_with_the_leading_channels() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wide.safetensors");
+        let (wide, wide_architecture, _) = network("efficientnet_lite0", 9);
+        wide.save(&path).unwrap();
+        let (mut store, architecture, _) = network("efficientnet_lite0_075", 9);
+        let loaded = load_pretrained(&path, &mut store, &architecture).unwrap();
+        assert!(
+            loaded.narrowed > 200 && loaded.missing.is_empty() && loaded.changed.is_empty(),
+            "{loaded:?}"
+        );
+        let variables = store.variables();
+        for name in ["blocks.3.1.conv_pw.weight", "blocks.3.1.bn1.weight", "classifier.weight"] {
+            let size = variables[name].size();
+            let wide = wide.variables()[name].shallow_clone();
+            let leading =
+                size.iter().enumerate().fold(wide, |part, (axis, &n)| part.narrow(axis as i64, 0, n));
+            assert_eq!(variables[name], leading, "{name}");
+        }
+        // Nothing of the kind happens between networks of the authors'.
+        let path = folder.path().join("narrow.safetensors");
+        store.save(&path).unwrap();
+        let mut store = wide;
+        assert!(load_pretrained(&path, &mut store, &wide_architecture).is_err());
+        let (b2, ..) = network("efficientnet_b2", 9);
+        let path = folder.path().join("b2.safetensors");
+        b2.save(&path).unwrap();
+        let (mut store, architecture, _) = network("efficientnet_b0", 9);
+        assert!(load_pretrained(&path, &mut store, &architecture).is_err());
+    }
+
+    #[test]
     fn dropped_paths_keep_the_mean() {
         tch::manual_seed(1);
         let ones = Tensor::ones([20_000, 1, 1, 1], (Kind::Float, Device::Cpu));
@@ -373,7 +405,7 @@ mod tests {
         for name in NAMES {
             let (mut store, architecture, net) = network(name, 18);
             let weights = folder.path().join(format!("{name}.safetensors"));
-            let loaded = load_pretrained(&weights, &mut store, &architecture.classifier).unwrap();
+            let loaded = load_pretrained(&weights, &mut store, &architecture).unwrap();
             assert_eq!((loaded.missing.len(), loaded.unexpected.len()), (0, 0), "{name}: {loaded:?}");
             let answers = folder.path().join(format!("{name}.answers.safetensors"));
             let mut golden: std::collections::HashMap<_, _> =

@@ -64,7 +64,7 @@ impl Kind {
         match self {
             Kind::Classifier => {
                 ensure!(size[0] == size[1], "the classifier's pictures are square, not {size:?}");
-                lower::classifier(variables, size[0])
+                lower::classifier(variables, &lite0(), size[0])
             }
             Kind::Detector => lower::detector(variables, size),
         }

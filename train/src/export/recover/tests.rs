@@ -33,7 +33,7 @@ fn recovered(onnx: &[u8], batches: &[Tensor]) -> Trainable {
             let architecture = Architecture::lite0(mien::attributes::LOGITS as i64);
             let regularisation = Regularisation { dropout: 0.0, drop_path: 0.0, frozen_blocks: 0 };
             let network = Network::new(&store.root(), &architecture, regularisation);
-            let loaded = checkpoint::load_pretrained(&path, &mut store, &architecture.classifier).unwrap();
+            let loaded = checkpoint::load_pretrained(&path, &mut store, &architecture).unwrap();
             assert_eq!(loaded, checkpoint::Loaded::default());
             Box::new(move |image, train| vec![network.forward(image, train)])
         }
