@@ -308,12 +308,15 @@ mod tests {
         let member = |size: i64, cut: &str| {
             let mut table = toml::Table::new();
             table.insert("size".into(), size.into());
+            table.insert("seed".into(), size.into());
             table.insert("cut".into(), cut.into());
             table
         };
         let config = Config {
             data: folder.path().to_owned(),
             holdout: 0.4,
+            // Other faces for each member, but the same held out.
+            limit: Some(30),
             cut: Cut::Centre,
             network: "simple_cnn".into(),
             head: Head::Classes,
@@ -328,6 +331,9 @@ mod tests {
         let (members, rule) = voters(&out).members().unwrap();
         assert_eq!((members.len(), rule), (2, Vote::Hard));
         assert_eq!(config_of(&members[1]).unwrap().sizes, [24]);
+        let entry = |i: usize| crate::ledger::Entry::read(members[i].parent().unwrap()).unwrap().faces;
+        let [first, second] = [0, 1].map(entry);
+        assert!(first.held_out > 0 && (first.held_out, first.training) == (second.held_out, second.training));
         assert!(out.join("confusion.svg").exists());
         let figures: Value =
             serde_json::from_slice(&std::fs::read(out.join("figures.json")).unwrap()).unwrap();
