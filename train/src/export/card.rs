@@ -12,8 +12,8 @@ use crate::revision::git_revision;
 /// What holds for every file of a network.
 #[derive(Debug, Serialize)]
 pub struct Facts {
-    pub summary: &'static str,
-    pub input: &'static str,
+    pub summary: String,
+    pub input: String,
     pub output: &'static str,
     /// What the weights may be used for.
     pub terms: &'static str,
@@ -32,9 +32,42 @@ pub struct DataSet {
 
 const MASK_PHOTOS: DataSet = DataSet { name: "ILC 2021 and other photos of masks", terms: "none stated" };
 
-pub const CLASSIFIER: Facts = Facts {
-    summary: "Mask, apparent gender and apparent age of a face: EfficientNet-Lite0.",
-    input: "`image`: uint8 [1, 112, 112, 3], RGB, the square around a face",
+/// Of the network of timm's name `network` for pictures of `side` pixels.
+pub fn classifier(network: &str, side: u32) -> Facts {
+    Facts {
+        summary: format!("Mask, apparent gender and apparent age of a face: {}.", called(network)),
+        input: format!("`image`: uint8 [1, {side}, {side}, 3], RGB, the square around a face"),
+        ..CLASSIFIER
+    }
+}
+
+/// Of one that saw none of the data packs.
+pub fn classifier_of_own_photos(network: &str, side: u32) -> Facts {
+    Facts {
+        terms: "Those of the photos that it was trained on, and of the weights that it started from.",
+        data: &[DataSet { name: "Photos of the one who trained it", terms: "theirs" }],
+        recipe: "`mien-train classifier` on a folder of labelled photos. Softmax \
+            temperatures and thresholds are fitted on held-out faces, other ones than those measured here.",
+        mistakes: "",
+        ..classifier(network, side)
+    }
+}
+
+/// `tf_efficientnet_lite0_075` as its authors would write it.
+fn called(network: &str) -> String {
+    let name = network.strip_prefix("tf_").unwrap_or(network);
+    let Some(variant) = name.strip_prefix("efficientnet_lite") else { return network.to_owned() };
+    match variant.split_once('_') {
+        Some((index, hundredths)) => {
+            format!("EfficientNet-Lite{index} with {} % of its channels", hundredths.trim_start_matches('0'))
+        }
+        None => format!("EfficientNet-Lite{variant}"),
+    }
+}
+
+const CLASSIFIER: Facts = Facts {
+    summary: String::new(),
+    input: String::new(),
     output: "`logits`: f32 [1, 106]: mask 3 (worn, wrong, none), gender 2 (male, female), age 101 (years 0–100)",
     terms: "Non-commercial research only: UTKFace is for non-commercial research, MaskedFace-Net is CC BY-NC-SA 4.0, \
         and some photos come without terms.",
@@ -65,43 +98,36 @@ pub const CLASSIFIER: Facts = Facts {
         50 to 56 with white hair taken for 60 and over.",
 };
 
-/// Of a classifier that saw none of the data packs.
-pub const CLASSIFIER_OF_OWN_PHOTOS: Facts = Facts {
-    terms: "Those of the photos that it was trained on, and of the weights that it started from.",
-    data: &[DataSet { name: "Photos of the one who trained it", terms: "theirs" }],
-    recipe: "`mien-train classifier` on a folder of labelled photos. Softmax \
-        temperatures and thresholds are fitted on held-out faces, other ones than those measured here.",
-    mistakes: "",
-    ..CLASSIFIER
-};
-
-pub const DETECTOR: Facts = Facts {
-    summary: "Faces and five landmarks in a picture: YuNet's network with one output for each stride.",
-    input: "`image`: uint8 [1, H, W, 3], RGB, H and W multiples of 32",
-    output: "`stride8`, `stride16`, `stride32`: f32 [1, 15, H/s, W/s]: score logit, box centre 2, log box size 2, \
+pub fn detector() -> Facts {
+    Facts {
+        summary: "Faces and five landmarks in a picture: YuNet's network with one output for each stride."
+            .into(),
+        input: "`image`: uint8 [1, H, W, 3], RGB, H and W multiples of 32".into(),
+        output: "`stride8`, `stride16`, `stride32`: f32 [1, 15, H/s, W/s]: score logit, box centre 2, log box size 2, \
         landmarks 10 (right eye, left eye, nose tip, right and left mouth corner), in units of the stride s from the \
         cell's centre",
-    terms: "Non-commercial research only: WIDER FACE is CC BY-NC-ND 4.0.",
-    not_for: "Not for identification or for decisions about people. Small, turned, dark and covered faces are missed.",
-    data: &[
-        DataSet { name: "WIDER FACE", terms: "CC BY-NC-ND 4.0" },
-        MASK_PHOTOS,
-        DataSet {
-            name: "YuNet's weights, changed by training: face_detection_yunet_2023mar, © 2018-2023 OpenMMLab, © 2022 Shiqi Yu",
-            terms: "Apache-2.0",
-        },
-    ],
-    recipe: "`mien-train recover` took over YuNet's weights; `mien-train detector` trained all layers on, on whole photos and \
+        terms: "Non-commercial research only: WIDER FACE is CC BY-NC-ND 4.0.",
+        not_for: "Not for identification or for decisions about people. Small, turned, dark and covered faces are missed.",
+        data: &[
+            DataSet { name: "WIDER FACE", terms: "CC BY-NC-ND 4.0" },
+            MASK_PHOTOS,
+            DataSet {
+                name: "YuNet's weights, changed by training: face_detection_yunet_2023mar, © 2018-2023 OpenMMLab, © 2022 Shiqi Yu",
+                terms: "Apache-2.0",
+            },
+        ],
+        recipe: "`mien-train recover` took over YuNet's weights; `mien-train detector` trained all layers on, on whole photos and \
         cuts of them with faces from 4 pixels to more than the cut, whole and cut off by its edge, and on cuts without faces; \
         `mien-train average` made the mean of both.",
-    mistakes: "",
-};
+        mistakes: "",
+    }
+}
 
 /// What a card says to people.
 #[derive(Debug, Serialize)]
 pub struct About {
     #[serde(flatten)]
-    pub facts: &'static Facts,
+    pub facts: Facts,
     /// How numbers are stored.
     pub format: &'static str,
     /// Measured while exporting, on pictures kept from training.
@@ -387,6 +413,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_classifier_is_called_what_it_is() {
+        let shipped = classifier("tf_efficientnet_lite0", 112);
+        assert!(shipped.summary.ends_with(": EfficientNet-Lite0."), "{}", shipped.summary);
+        let narrow = classifier_of_own_photos("efficientnet_lite1_075", 96);
+        assert!(
+            narrow.summary.ends_with(": EfficientNet-Lite1 with 75 % of its channels."),
+            "{}",
+            narrow.summary
+        );
+        assert!(narrow.input.contains("[1, 96, 96, 3]"), "{}", narrow.input);
+    }
+
+    #[test]
     fn cards_are_read_by_the_runtime_and_name_their_limits() {
         let folder = tempfile::tempdir().unwrap();
         let settings = DetectorSettings { min_score: 0.5, nms_iou: 0.4 };
@@ -394,7 +433,7 @@ mod tests {
             "trained": { "wider": { "recall": 0.9 } }, "file": { "wider": { "recall": 0.123456789 } }, "photos": 3,
             "steps": [{ "step": "int8, entropy", "mask_accuracy": 0.98765, "age_mae": 5.123, "gender_accuracy": null }],
         });
-        let about = About { facts: &DETECTOR, format: "f32", export };
+        let about = About { facts: detector(), format: "f32", export };
         write(folder.path(), "face", b"network", settings, &about).unwrap();
         let by_group = json!({ "race": { "A": { "gender_accuracy": 0.5, "faces": 100 }, "B": { "gender_accuracy": 0.4, "faces": 99 } } });
         let measured = json!({

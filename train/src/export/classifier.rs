@@ -148,8 +148,9 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
         temperatures,
         thresholds,
     };
+    let facts = if own { card::classifier_of_own_photos } else { card::classifier };
     let about = About {
-        facts: if own { &card::CLASSIFIER_OF_OWN_PHOTOS } else { &card::CLASSIFIER },
+        facts: facts(&config.network, config.size()),
         format: options.format(),
         export: measured.clone(),
     };

@@ -60,7 +60,7 @@ pub fn export(options: &Options, variables: &Variables) -> Result<Value> {
         outputs: Difference::between(&flat(&trained(few)), &flat(&file(few))),
     };
     let measured = serde_json::to_value(measured)?;
-    let about = About { facts: &card::DETECTOR, format: options.format(), export: measured.clone() };
+    let about = About { facts: card::detector(), format: options.format(), export: measured.clone() };
     let settings = DetectorSettings { min_score: options.min_score, nms_iou: options.nms_iou };
     card::write(&options.out, "face", &onnx::encode(&graph, quantized.as_ref()), settings, &about)?;
     Ok(measured)
