@@ -76,7 +76,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<PathBuf>,
     pub holdout: f64,
-    /// Use only this many faces, drawn by lot.
+    /// Use only this many faces, drawn by lot; with a split file, the part `holdout` of them from those held out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// The age from which "60 and over" is taught.
@@ -330,7 +330,7 @@ struct Keys {
     /// Part of the persons that is held out where there is no split file [default: 0.1]
     #[arg(long)]
     holdout: Option<f64>,
-    /// Use only this many faces, drawn by lot
+    /// Use only this many faces, drawn by lot; with --split, the part --holdout of them from those held out
     #[arg(long)]
     limit: Option<usize>,
     /// The age from which "60 and over" is taught, as 57; measuring keeps to 60
@@ -342,7 +342,8 @@ struct Keys {
     /// Part of the bare faces that get a painted mask [default: 0.3]
     #[arg(long)]
     painted: Option<f64>,
-    /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4 (tf_ before it for TensorFlow's padding), simple_cnn
+    /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4 (tf_ before it for TensorFlow's padding, _075 behind it for 75 % of its
+    /// channels), simple_cnn
     /// [default: tf_efficientnet_lite0]
     #[arg(long)]
     network: Option<String>,
