@@ -342,8 +342,8 @@ struct Keys {
     /// Part of the bare faces that get a painted mask [default: 0.3]
     #[arg(long)]
     painted: Option<f64>,
-    /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4 (tf_ before it for TensorFlow's padding, _075 behind it for 75 % of its
-    /// channels), simple_cnn
+    /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4, simple_cnn; tf_ before the name for TensorFlow's padding,
+    /// _075 behind it for 75 % of the channels
     /// [default: tf_efficientnet_lite0]
     #[arg(long)]
     network: Option<String>,

@@ -102,27 +102,22 @@ pub fn split(config: &Config) -> Result<(Split, Vec<Face>, Vec<Face>)> {
         faces.shuffle(&mut lot);
         faces.truncate(count);
     };
-    let (split, held_out, training) = match (&config.split, config.limit) {
-        (Some(path), limit) => {
-            let split = Split::read(path)?;
-            let (mut held_out, mut training) = split.partition(faces);
-            if let Some(limit) = limit {
-                // Of the few that are drawn some must be among the few that are held out.
-                let kept = (limit as f64 * config.holdout).round() as usize;
-                draw(&mut held_out, kept);
-                draw(&mut training, limit.saturating_sub(kept));
-            }
-            (split, held_out, training)
-        }
-        (None, limit) => {
-            if let Some(limit) = limit {
+    let split = match &config.split {
+        Some(path) => Split::read(path)?,
+        None => {
+            if let Some(limit) = config.limit {
                 draw(&mut faces, limit);
             }
-            let split = Split::by_hash(&faces, config.seed, config.holdout);
-            let (held_out, training) = split.partition(faces);
-            (split, held_out, training)
+            Split::by_hash(&faces, config.seed, config.holdout)
         }
     };
+    let (mut held_out, mut training) = split.partition(faces);
+    if let (Some(_), Some(limit)) = (&config.split, config.limit) {
+        // Of the few that are drawn some must be among the few that are held out.
+        let kept = (limit as f64 * config.holdout).round() as usize;
+        draw(&mut held_out, kept);
+        draw(&mut training, limit.saturating_sub(kept));
+    }
     ensure!(
         !training.is_empty() && !held_out.is_empty(),
         "the split leaves {} faces for training and {} for validation; change --holdout or --split",

