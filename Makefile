@@ -91,8 +91,9 @@ setup:
 setup-train:
 	scripts/setup train
 	test -x $(VENV_PATH)/bin/python || python3 -m venv $(VENV_PATH)
-	$(VENV_PATH)/bin/python -c "import torch, onnxruntime; assert torch.__version__.startswith('$(TORCH)')" 2>/dev/null \
-		|| $(VENV_PATH)/bin/pip install --quiet --requirement train/requirements.txt
+	$(VENV_PATH)/bin/python -c "import torch, onnxruntime, facenet_pytorch; assert torch.__version__.startswith('$(TORCH)')" \
+		2>/dev/null || { $(VENV_PATH)/bin/pip install --quiet --requirement train/requirements.txt \
+		&& $(VENV_PATH)/bin/pip install --quiet --no-deps facenet-pytorch==2.6.0; }
 
 setup-cross:
 	scripts/setup cross-$(MACHINE)

@@ -78,6 +78,13 @@ pub fn throughput(options: &Options) -> Result<()> {
         ..Config::default()
     };
     let model = Model::new(&config, device)?;
+    let least = model.architecture.least_side;
+    ensure!(
+        options.size >= least,
+        "--size {}: the least for {} is {least} pixels",
+        options.size,
+        options.network
+    );
     let mut optimizer = config.optimizer.build(&model.vs, half);
     let images = Tensor::randn([options.batch, 3, options.size, options.size], (precision, device));
     let images = channels_last(&images);

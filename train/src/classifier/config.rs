@@ -24,6 +24,7 @@ use crate::{
     ledger::{Change, changes},
     loss,
     mask_synthesis::Wardrobe,
+    network::Architecture,
     optimizer, output,
     schedule::Schedule,
 };
@@ -270,7 +271,13 @@ impl Config {
         ensure!(self.data != Path::new(""), "data is not set; give --data FOLDER");
         ensure!(self.batch > 0, "batch is 0; it must be at least 1");
         ensure!(!self.sizes.is_empty(), "sizes is empty; give the side of the pictures, as --sizes 112");
-        ensure!(self.sizes.iter().all(|&side| side >= 8), "sizes {:?}: the least is 8 pixels", self.sizes);
+        let least = Architecture::by_name(&self.network, self.head.outputs() as i64)?.least_side;
+        ensure!(
+            self.sizes.iter().all(|&side| side >= least),
+            "sizes {:?}: the least for {} is {least} pixels",
+            self.sizes,
+            self.network
+        );
         for (key, part) in [("holdout", self.holdout), ("dropout", self.dropout), ("painted", self.painted)] {
             ensure!((0.0..=1.0).contains(&part), "{key} is {part}; it must lie between 0 and 1");
         }
@@ -342,15 +349,16 @@ struct Keys {
     /// Part of the bare faces that get a painted mask [default: 0.3]
     #[arg(long)]
     painted: Option<f64>,
-    /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4, simple_cnn; tf_ before the name for TensorFlow's padding,
-    /// _075 behind it for 75 % of the channels
+    /// efficientnet_b0 to _b7, efficientnet_lite0 to _lite4, simple_cnn, inception_resnet_v1 (FaceNet's, to teach); tf_
+    /// before the name for TensorFlow's padding, _075 behind it for 75 % of the channels
     /// [default: tf_efficientnet_lite0]
     #[arg(long)]
     network: Option<String>,
     /// What the network says of a face [default: three]
     #[arg(long)]
     head: Option<Head>,
-    /// Weights to start from, in timm's naming, as train/scripts/pretrained_lite.py writes them
+    /// Weights to start from, in timm's naming, as train/scripts/pretrained_lite.py writes them, or, for
+    /// inception_resnet_v1, facenet-pytorch's, as pretrained_facenet.py does
     #[arg(long)]
     pretrained: Option<PathBuf>,
     /// Blocks, the stem first, that keep their weights [default: 0]; 4 make a CPU 1.6 times as fast
@@ -479,7 +487,6 @@ pub fn recipe(options: &RecipeOptions) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Architecture;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -526,7 +533,9 @@ mod tests {
             ("--epochs 3", "--data"),
             ("--data d --batch 0", "batch"),
             ("--data d --painted 1.5", "painted"),
-            ("--data d --sizes 4", "sizes"),
+            ("--data d --sizes 4", "the least for tf_efficientnet_lite0 is 8"),
+            ("--data d --sizes 80,64 --network inception_resnet_v1", "is 80 pixels"),
+            ("--data d --network resnet18", "inception_resnet_v1"),
         ] {
             let error = flags(words).unwrap_err().to_string();
             assert!(error.contains(named), "{words}: {error}");

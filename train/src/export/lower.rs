@@ -8,7 +8,7 @@ use tch::Tensor;
 use super::graph::{Activation, BatchNorm, Graph, IMAGE, Op, Parameters, Window};
 use crate::{
     detector::network::{self, After, Convolution, Operation},
-    network::{Architecture, ConvBn, Convention},
+    network::{Architecture, Body, ConvBn, Convention},
 };
 
 /// A checkpoint's tensors by name.
@@ -16,9 +16,10 @@ pub type Variables = HashMap<String, Tensor>;
 
 /// The attribute classifier, for square pictures of side `size`.
 pub fn classifier(variables: &Variables, architecture: &Architecture, size: i64) -> Result<Graph> {
+    let Body::Blocks(blocks) = &architecture.body else { bail!("a graph has no {:?}", architecture.body) };
     let mut graph = Graph::new("attributes", [size; 2]);
     let (mut value, mut side) = (IMAGE, size);
-    for block in &architecture.blocks {
+    for block in blocks {
         let before = value;
         for layer in &block.layers {
             let (op, made) = conv_bn(variables, layer, architecture.convention, side)?;

@@ -1,6 +1,6 @@
 //! What every layer of a network is and what its tensors are called.
 
-use super::Activation;
+use super::{Activation, inception};
 
 /// How a family of timm's weights pads its convolutions and what its batch norms add to the variance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,17 +71,28 @@ pub struct Block {
     pub residual: bool,
 }
 
-/// The network layer by layer: `blocks` in order (the stem is the first, the head the last), then the mean over
-/// all pixels, then the linear layer `classifier` with `{classifier}.weight` `[outputs, features]` and `.bias`.
+/// What is before the mean over all pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// In order: the stem is the first, the head the last.
+    Blocks(Vec<Block>),
+    /// That of FaceNet, which teaches and is not exported.
+    InceptionResNetV1,
+}
+
+/// The network layer by layer: the `body`, then the mean over all pixels, then the linear layer `classifier` with
+/// `{classifier}.weight` `[outputs, features]` and `.bias`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    pub blocks: Vec<Block>,
+    pub body: Body,
     pub convention: Convention,
     pub features: i64,
     pub classifier: String,
     pub outputs: i64,
-    /// The side of the pictures that the published weights were trained on, in pixels; any other works.
+    /// The side of the pictures that the published weights were trained on, in pixels; any other works, from `least_side`
+    /// on.
     pub side: i64,
+    pub least_side: i64,
     /// The dropout that the authors trained with.
     pub dropout: f64,
     /// Whether it has fewer channels than the authors'.
@@ -91,18 +102,22 @@ pub struct Architecture {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "there is no network {0:?}; there are efficientnet_b0 to _b7, efficientnet_lite0 to _lite4, both also with tf_ \
-     before the name and a part of their channels in hundredths behind it (_075), and simple_cnn"
+     before the name and a part of their channels in hundredths behind it (_075), simple_cnn, and inception_resnet_v1"
 )]
 pub struct UnknownArchitecture(String);
 
 impl Architecture {
     /// A network by timm's name, with `outputs` logits: `efficientnet_b0` to `b7`, `efficientnet_lite0` to `lite4`,
     /// `tf_efficientnet_…` of the same; each of them also narrower, by a part of its channels in hundredths, 010 to 099,
-    /// as timm writes it of other families (`tf_efficientnet_lite0_075`); or `simple_cnn`.
+    /// as timm writes it of other families (`tf_efficientnet_lite0_075`); `simple_cnn`; or `inception_resnet_v1`, as
+    /// facenet-pytorch has it.
     pub fn by_name(name: &str, outputs: i64) -> Result<Architecture, UnknownArchitecture> {
         let unknown = || UnknownArchitecture(name.to_owned());
         if name == "simple_cnn" {
             return Ok(simple_cnn(outputs));
+        }
+        if name == "inception_resnet_v1" {
+            return Ok(inception_resnet_v1(outputs));
         }
         let (convention, variant) = match name.strip_prefix("tf_") {
             Some(rest) => (Convention::TensorFlow, rest),
@@ -127,6 +142,15 @@ impl Architecture {
     /// EfficientNet-Lite0 as TensorFlow pads it: what the shipped classifier is.
     pub fn lite0(outputs: i64) -> Architecture {
         efficientnet(&LITE, &LITE.scales[0], Convention::TensorFlow, outputs)
+    }
+
+    /// The convolutions of a body of blocks.
+    pub fn layers(&self) -> impl Iterator<Item = &ConvBn> {
+        let blocks = match &self.body {
+            Body::Blocks(blocks) => blocks.as_slice(),
+            Body::InceptionResNetV1 => &[],
+        };
+        blocks.iter().flat_map(|block| &block.layers)
     }
 }
 
@@ -163,6 +187,8 @@ const BASE: [Stage; 7] = [
 ];
 
 const STEM_CHANNELS: i64 = 32;
+/// Blocks pad their input, so that a pixel is left of anything; on less there is nothing to see.
+const LEAST_SIDE: i64 = 8;
 const FEATURES: i64 = 1280;
 
 /// How a member of a family grows from [`BASE`].
@@ -256,12 +282,13 @@ fn efficientnet(family: &Family, scale: &Scale, convention: Convention, outputs:
     }
     blocks.push(single("conv_head", "bn2", channels, features, 1, 1));
     Architecture {
-        blocks,
+        body: Body::Blocks(blocks),
         convention,
         features,
         classifier: "classifier".into(),
         outputs,
         side: scale.side,
+        least_side: LEAST_SIDE,
         dropout: scale.dropout,
         narrowed: false,
     }
@@ -316,13 +343,28 @@ fn simple_cnn(outputs: i64) -> Architecture {
         Block { layers: vec![layer], squeeze: None, residual: false }
     };
     Architecture {
-        blocks: CHANNELS.windows(2).enumerate().map(block).collect(),
+        body: Body::Blocks(CHANNELS.windows(2).enumerate().map(block).collect()),
         convention: Convention::PyTorch,
         features: CHANNELS[CHANNELS.len() - 1],
         classifier: "classifier".into(),
         outputs,
         side: 112,
+        least_side: LEAST_SIDE,
         dropout: 0.2,
+        narrowed: false,
+    }
+}
+
+fn inception_resnet_v1(outputs: i64) -> Architecture {
+    Architecture {
+        body: Body::InceptionResNetV1,
+        convention: Convention::TensorFlow,
+        features: inception::FEATURES,
+        classifier: "classifier".into(),
+        outputs,
+        side: 160,
+        least_side: inception::LEAST_SIDE,
+        dropout: 0.4,
         narrowed: false,
     }
 }
@@ -340,13 +382,18 @@ mod tests {
         assert_eq!(same_padding(14, 1, 1), (0, 0));
     }
 
+    fn blocks_of(architecture: &Architecture) -> &[Block] {
+        let Body::Blocks(blocks) = &architecture.body else { panic!("no blocks") };
+        blocks
+    }
+
     /// Parameters of the table, batch norm statistics left out.
     fn parameters(architecture: &Architecture) -> i64 {
         let conv = |l: &ConvBn| l.output * (l.input / l.groups * l.kernel * l.kernel + 2);
         let squeeze = |s: &SqueezeExcite| s.reduced * (s.channels + 1) + s.channels * (s.reduced + 1);
         let block =
             |b: &Block| b.layers.iter().map(conv).sum::<i64>() + b.squeeze.as_ref().map_or(0, squeeze);
-        let blocks: i64 = architecture.blocks.iter().map(block).sum();
+        let blocks: i64 = blocks_of(architecture).iter().map(block).sum();
         blocks + (architecture.features + 1) * architecture.outputs
     }
 
@@ -388,12 +435,12 @@ mod tests {
         assert!(narrow.narrowed && !whole.narrowed);
         let widths = |architecture: &Architecture| -> Vec<i64> {
             let last = |block: &Block| block.layers.last().map_or(0, |layer| layer.output);
-            architecture.blocks.iter().map(last).collect()
+            blocks_of(architecture).iter().map(last).collect()
         };
         let channels = [32, 16, 24, 24, 32, 32, 64, 64, 64, 88, 88, 88, 144, 144, 144, 144, 240, 1280];
         assert_eq!(widths(&narrow), channels);
         let all_layers = |architecture: &Architecture| {
-            architecture.blocks.iter().map(|block| block.layers.len()).collect::<Vec<_>>()
+            blocks_of(architecture).iter().map(|block| block.layers.len()).collect::<Vec<_>>()
         };
         assert_eq!(all_layers(&narrow), all_layers(&whole));
         assert!(parameters(&narrow) < parameters(&whole) * 7 / 10);

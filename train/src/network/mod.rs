@@ -1,9 +1,11 @@
-//! Networks from a picture to logits: EfficientNet B0–B7 and Lite0–Lite4 (Tan and Le, 2019), and a simple CNN.
+//! Networks from a picture to logits: EfficientNet B0–B7 and Lite0–Lite4 (Tan and Le, 2019), a simple CNN, and, to teach
+//! those, FaceNet's Inception-ResNet.
 //!
 //! An [`Architecture`] is a table that says what every layer is and what its tensors are called; the [`Network`] that
 //! trains and the exporter both walk it. Names are timm's, so that its weights load by name.
 
 mod architecture;
+mod inception;
 mod silu;
 
 use tch::{
@@ -12,7 +14,7 @@ use tch::{
     no_grad,
 };
 
-pub use architecture::{Architecture, Block, ConvBn, Convention, SqueezeExcite};
+pub use architecture::{Architecture, Block, Body, ConvBn, Convention, SqueezeExcite};
 pub use silu::Silu;
 
 /// What follows a batch norm.
@@ -146,8 +148,9 @@ impl Blocks {
             residual: spec.residual,
         }
     }
+}
 
-    /// `drop_path` is the rate at which the residual is left out of a training sample.
+impl Stage for Blocks {
     fn forward(&self, x: &Tensor, drop_path: f64, train: bool) -> Tensor {
         let last = self.layers.len() - 1;
         let mut y = x.shallow_clone();
@@ -164,9 +167,9 @@ impl Blocks {
         }
     }
 
-    fn variables(&self) -> impl Iterator<Item = &Tensor> {
+    fn variables(&self) -> Vec<&Tensor> {
         let squeeze = self.squeeze.iter().flat_map(Squeeze::variables);
-        self.layers.iter().flat_map(Layer::variables).chain(squeeze)
+        self.layers.iter().flat_map(Layer::variables).chain(squeeze).collect()
     }
 }
 
@@ -190,10 +193,18 @@ fn at<'a>(root: &nn::Path<'a>, name: &str) -> nn::Path<'a> {
     name.split('.').fold(root.clone(), |path, part| path / part)
 }
 
+/// A part of the backbone.
+trait Stage: std::fmt::Debug {
+    /// `drop_path` is the rate at which a residual is left out of a training sample.
+    fn forward(&self, x: &Tensor, drop_path: f64, train: bool) -> Tensor;
+
+    fn variables(&self) -> Vec<&Tensor>;
+}
+
 /// The trainable network of an [`Architecture`].
 #[derive(Debug)]
 pub struct Network {
-    blocks: Vec<Blocks>,
+    blocks: Vec<Box<dyn Stage>>,
     classifier: nn::Linear,
     regularisation: Regularisation,
 }
@@ -204,9 +215,14 @@ impl Network {
         let config =
             nn::LinearConfig { ws_init: nn::Init::Randn { mean: 0.0, stdev: 0.01 }, ..Default::default() };
         let path = at(root, &architecture.classifier);
-        let blocks = architecture.blocks.iter();
+        let stage =
+            |block: &Block| -> Box<dyn Stage> { Box::new(Blocks::new(root, block, architecture.convention)) };
+        let blocks = match &architecture.body {
+            Body::Blocks(blocks) => blocks.iter().map(stage).collect(),
+            Body::InceptionResNetV1 => inception::stages(root),
+        };
         let mut network = Network {
-            blocks: blocks.map(|block| Blocks::new(root, block, architecture.convention)).collect(),
+            blocks,
             classifier: nn::linear(path, architecture.features, architecture.outputs, config),
             regularisation,
         };
@@ -301,15 +317,20 @@ mod tests {
 
     #[test]
     fn images_of_half_precision_give_the_logits_and_gradients_of_f32() {
-        for (name, most) in [("efficientnet_lite0", 0.5), ("efficientnet_b0", f64::INFINITY)] {
+        let first = "blocks.2.0.conv_dw.weight";
+        for (name, side, weight, most) in [
+            ("efficientnet_lite0", 48, first, 0.5),
+            ("efficientnet_b0", 48, first, f64::INFINITY),
+            ("inception_resnet_v1", 96, "repeat_2.0.branch1.1.conv.weight", 0.5),
+        ] {
             tch::manual_seed(7);
             let (store, _, net) = network(name, 5);
-            let images = Tensor::randn([4, 3, 48, 48], (Kind::Float, Device::Cpu));
+            let images = Tensor::randn([4, 3, side, side], (Kind::Float, Device::Cpu));
             let [exact, half] = [Kind::Float, Kind::Half].map(|kind| {
                 let logits = net.forward(&images.to_kind(kind), false);
                 assert_eq!(logits.kind(), Kind::Float);
                 logits.square().sum(Kind::Float).backward();
-                let mut weight = store.variables()["blocks.2.0.conv_dw.weight"].shallow_clone();
+                let mut weight = store.variables()[weight].shallow_clone();
                 let gradient = weight.grad().copy();
                 weight.zero_grad();
                 assert_eq!(gradient.kind(), Kind::Float);
@@ -403,19 +424,32 @@ mod tests {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/timm_golden.py");
         let ran = python.arg(script).arg(folder.path()).args(NAMES).output().unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        for name in NAMES {
-            let (mut store, architecture, net) = network(name, 18);
-            let weights = folder.path().join(format!("{name}.safetensors"));
-            let loaded = load_pretrained(&weights, &mut store, &architecture).unwrap();
-            assert_eq!((loaded.missing.len(), loaded.unexpected.len()), (0, 0), "{name}: {loaded:?}");
-            let answers = folder.path().join(format!("{name}.answers.safetensors"));
-            let mut golden: std::collections::HashMap<_, _> =
-                Tensor::read_safetensors(answers).unwrap().into_iter().collect();
-            let (images, expected) = (golden.remove("images").unwrap(), golden.remove("logits").unwrap());
-            let spread = expected.std(true).double_value(&[]);
-            assert!((0.5..2.0).contains(&spread), "{name}: logits that spread by {spread} prove nothing");
-            let off = (no_grad(|| net.forward(&images, false)) - expected).abs().max().double_value(&[]);
-            assert!(off < 1e-4, "{name} is off by {off}");
-        }
+        NAMES.into_iter().for_each(|name| answers_as(folder.path(), name));
+    }
+
+    #[test]
+    fn the_same_weights_give_the_same_logits_as_facenet_pytorch() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(mut python) = python("facenet_pytorch, torch, safetensors") else { return };
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/facenet_golden.py");
+        let ran = python.arg(script).arg(folder.path()).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        answers_as(folder.path(), "inception_resnet_v1");
+    }
+
+    /// A network answers as the file `NAME.answers.safetensors` in `folder` does, with the weights of `NAME.safetensors`.
+    fn answers_as(folder: &Path, name: &str) {
+        let (mut store, architecture, net) = network(name, 18);
+        let weights = folder.join(format!("{name}.safetensors"));
+        let loaded = load_pretrained(&weights, &mut store, &architecture).unwrap();
+        assert_eq!((loaded.missing.len(), loaded.unexpected.len()), (0, 0), "{name}: {loaded:?}");
+        let answers = folder.join(format!("{name}.answers.safetensors"));
+        let mut golden: std::collections::HashMap<_, _> =
+            Tensor::read_safetensors(answers).unwrap().into_iter().collect();
+        let (images, expected) = (golden.remove("images").unwrap(), golden.remove("logits").unwrap());
+        let spread = expected.std(true).double_value(&[]);
+        assert!((0.5..2.0).contains(&spread), "{name}: logits that spread by {spread} prove nothing");
+        let off = (no_grad(|| net.forward(&images, false)) - expected).abs().max().double_value(&[]);
+        assert!(off < 1e-4, "{name} is off by {off}");
     }
 }

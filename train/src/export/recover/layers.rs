@@ -85,8 +85,8 @@ fn lite0() -> Architecture {
 
 fn classifier_layers(architecture: &Architecture) -> Vec<Layer> {
     let epsilon = architecture.convention.epsilon();
-    let convolutions = architecture.blocks.iter().flat_map(|block| &block.layers);
-    let mut layers: Vec<Layer> = convolutions
+    let mut layers: Vec<Layer> = architecture
+        .layers()
         .map(|layer| Layer {
             name: layer.conv.clone(),
             weight: format!("{}.weight", layer.conv),
