@@ -458,7 +458,9 @@ pub enum Recipe {
     Finish,
     /// Six networks with three heads, to teach the camera's, for a GPU
     Teachers,
-    /// The shipped network's last run, taught by those, for a GPU
+    /// Two more, which begin with what FaceNet knows of faces, for a GPU
+    Facenet,
+    /// The shipped network's last two runs, taught by the six and then by those two, for a GPU
     Student,
 }
 
@@ -469,6 +471,7 @@ impl Recipe {
             Recipe::Camera => include_str!("../../recipes/camera.toml"),
             Recipe::Finish => include_str!("../../recipes/finish.toml"),
             Recipe::Teachers => include_str!("../../recipes/teachers.toml"),
+            Recipe::Facenet => include_str!("../../recipes/facenet.toml"),
             Recipe::Student => include_str!("../../recipes/student.toml"),
         }
     }
@@ -576,15 +579,17 @@ mod tests {
     }
 
     #[test]
-    fn the_teachers_are_six_and_keep_the_cameras_photos_from_training() {
-        let config = Config::parse(Recipe::Teachers.text()).unwrap();
+    fn the_teachers_are_six_and_two_and_keep_the_cameras_photos_from_training() {
         let camera = Config::default();
-        assert_eq!((config.seed, config.holdout), (camera.seed, camera.holdout));
-        assert_eq!(config.members.len(), 6);
-        for member in &config.members {
-            let member = config.member(member).unwrap();
-            Architecture::by_name(&member.network, member.head.outputs() as i64).unwrap();
-            assert_eq!(member.head, camera.head);
+        for (recipe, count) in [(Recipe::Teachers, 6), (Recipe::Facenet, 2)] {
+            let config = Config::parse(recipe.text()).unwrap();
+            assert_eq!((config.seed, config.holdout), (camera.seed, camera.holdout));
+            assert_eq!(config.members.len(), count);
+            for member in &config.members {
+                let member = config.member(member).unwrap();
+                Config { data: "d".into(), ..member.clone() }.check().unwrap();
+                assert_eq!(member.head, camera.head);
+            }
         }
     }
 

