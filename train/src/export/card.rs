@@ -63,7 +63,7 @@ pub fn classifier(network: &str, side: u32) -> Facts {
             export takes (the mask's temperature on photos of masks alone). What is measured while exporting is of the \
             other half; what is measured through the runtime is of all held-out faces, each looked at \
             twice, the second time in the mirror, as the runtime looks at photos.",
-        mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (22 \
+        mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (23 \
             in all): masks under the chin and the nose, whose labels do not agree with each other; cloths and scarves; beards, \
             and faces that hair or the picture's edge hides. Gender: children, profiles and half-hidden faces, women with \
             short or covered hair, and labels that are plainly wrong. Age: faces within a few years of a border, most of all 30 \
