@@ -58,11 +58,11 @@ pub fn classifier(network: &str, side: u32) -> Facts {
         ],
         recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \
             its label, by the recipe camera and then by the recipe finish; the mean of several such networks went on by the \
-            recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers, and then by the two networks of the recipe \
-            facenet (docs/training.md); masks are drawn on faces of known gender and age. Softmax temperatures and thresholds are fitted on half of the held-out faces that the \
-            export takes (the mask's temperature on photos of masks alone). What is measured while exporting is of the \
-            other half; what is measured through the runtime is of all held-out faces, each looked at \
-            twice, the second time in the mirror, as the runtime looks at photos.",
+            recipe student, taught by EfficientNet-Lite2 and Lite1 of the recipe teachers, and then by the two networks of \
+            the recipe facenet (docs/training.md); masks are drawn on faces of known gender and age. Softmax temperatures and \
+            thresholds are fitted on half of the held-out faces that the export takes (the mask's temperature on photos of \
+            masks alone). What is measured while exporting is of the other half; what is measured through the runtime is of \
+            all held-out faces, each looked at twice, the second time in the mirror, as the runtime looks at photos.",
         mistakes: "Seen on contact sheets of the hundred surest mistakes of each head (`mien-train mistakes`). Mask (23 \
             in all): masks under the chin and the nose, whose labels do not agree with each other; cloths and scarves; beards, \
             and faces that hair or the picture's edge hides. Gender: children, profiles and half-hidden faces, women with \
