@@ -46,7 +46,7 @@ pub struct Options {
     /// Passes over the training photos
     #[arg(long, default_value_t = 40)]
     epochs: u32,
-    /// Finish after this many minutes, with fewer epochs if need be
+    /// Finish after this many minutes, those before a stop counted, with fewer epochs if need be
     #[arg(long)]
     minutes: Option<f64>,
     /// Samples to a step
@@ -187,7 +187,7 @@ fn train_into(options: &Options, entry: &mut Entry) -> Result<()> {
         run.warm_start(path)?;
     }
     let first = run.resume(&options.out)?;
-    let schedule = Schedule::new(options, first);
+    let schedule = Schedule::new(options, entry.seconds);
     let mut log = Log::open(&options.out.join("metrics.jsonl"))?;
     for epoch in first..options.epochs {
         let started = Instant::now();
@@ -222,7 +222,7 @@ fn train_into(options: &Options, entry: &mut Entry) -> Result<()> {
             validation: &reports,
         };
         log.write(&line)?;
-        entry.seconds += seconds;
+        entry.seconds = schedule.seconds();
         let score = f64::from(wider.average_precision);
         if entry.best.as_ref().is_none_or(|best| score > best.score) {
             let (epoch, step) = (u64::from(epoch + 1), run.steps as u64);
@@ -241,22 +241,27 @@ struct Schedule {
     epochs: f64,
     largest_rate: f64,
     started: Instant,
-    /// Progress at the start, and the seconds that the rest may take.
-    limit: Option<(f64, f64)>,
+    /// Seconds spent before a run went on.
+    spent: f64,
+    /// The seconds that the whole run may take.
+    limit: Option<f64>,
 }
 
 impl Schedule {
-    fn new(options: &Options, first_epoch: u32) -> Self {
+    fn new(options: &Options, spent: f64) -> Self {
+        let limit = options.minutes.map(|minutes| 60.0 * minutes);
         let epochs = f64::from(options.epochs);
-        let limit = options.minutes.map(|minutes| (f64::from(first_epoch) / epochs, 60.0 * minutes));
-        Self { epochs, largest_rate: options.rate, started: Instant::now(), limit }
+        Self { epochs, largest_rate: options.rate, started: Instant::now(), spent, limit }
+    }
+
+    /// Seconds that the run has taken, measuring included.
+    fn seconds(&self) -> f64 {
+        self.spent + self.started.elapsed().as_secs_f64()
     }
 
     /// 0 at the start, 1 at the end; `epoch` counts whole epochs and parts of one.
     fn progress(&self, epoch: f64) -> f64 {
-        let timed = self.limit.map_or(0.0, |(first, seconds)| {
-            first + (1.0 - first) * self.started.elapsed().as_secs_f64() / seconds
-        });
+        let timed = self.limit.map_or(0.0, |seconds| self.seconds() / seconds);
         timed.max(epoch / self.epochs).min(1.0)
     }
 
@@ -457,7 +462,7 @@ mod tests {
 
     #[test]
     fn the_rate_rises_then_falls() {
-        let schedule = Schedule::new(&options(Path::new("")), 0);
+        let schedule = Schedule::new(&options(Path::new("")), 0.0);
         let rate = |epoch: f64| schedule.rate(schedule.progress(epoch), (epoch * WARM_UP as f64) as usize);
         assert_eq!(rate(0.0), 0.0);
         assert!(rate(0.5) < rate(1.0) && rate(1.0) > rate(2.0) && rate(2.0) > rate(4.0));
@@ -467,15 +472,22 @@ mod tests {
     #[test]
     fn a_run_ends_with_its_time() {
         let options = Options { minutes: Some(0.0), ..options(Path::new("")) };
-        let schedule = Schedule::new(&options, 1);
+        let schedule = Schedule::new(&options, 0.0);
         assert_eq!(schedule.progress(1.0), 1.0);
         let none = Run::new(&options).unwrap().epoch(&options, &schedule, &scenes(), 1, 2).unwrap();
         assert!(none.is_none());
 
         let options = Options { minutes: Some(1e6), ..options };
-        let schedule = Schedule::new(&options, 1);
+        let schedule = Schedule::new(&options, 0.0);
         assert!((schedule.progress(1.0) - 0.25).abs() < 1e-3);
         assert_eq!(schedule.progress(3.0), 0.75);
+
+        // One that is started again has no more time than it was given.
+        let half = Schedule::new(&options, 3e7);
+        assert!((half.progress(0.0) - 0.5).abs() < 1e-3 && half.seconds() >= 3e7);
+        let over = Schedule::new(&options, 6e7);
+        let none = Run::new(&options).unwrap().epoch(&options, &over, &scenes(), 1, 2).unwrap();
+        assert!(none.is_none());
     }
 
     #[test]
@@ -484,7 +496,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (options, scenes) = (options(folder.path()), scenes());
         tch::manual_seed(1);
-        let schedule = Schedule::new(&options, 0);
+        let schedule = Schedule::new(&options, 0.0);
         let mut run = Run::new(&options).unwrap();
         run.epoch(&options, &schedule, &scenes, 0, 2).unwrap();
         run.save(folder.path(), 1).unwrap();
