@@ -537,7 +537,7 @@ mod tests {
             ("--data d --batch 0", "batch"),
             ("--data d --painted 1.5", "painted"),
             ("--data d --sizes 4", "the least for tf_efficientnet_lite0 is 8"),
-            ("--data d --sizes 80,64 --network inception_resnet_v1", "is 80 pixels"),
+            ("--data d --sizes 80,64 --network inception_resnet_v1", "is 75 pixels"),
             ("--data d --network resnet18", "inception_resnet_v1"),
         ] {
             let error = flags(words).unwrap_err().to_string();

@@ -7,12 +7,12 @@ use tch::{
     nn::{self, ModuleT},
 };
 
-use super::{Stage, at, drop_path_of};
+use super::{Stage, at, drop_path_of, pointwise};
 
 /// Channels before the mean over all pixels.
 pub const FEATURES: i64 = 1792;
 /// The least side of a picture that leaves a pixel at the end.
-pub const LEAST_SIDE: i64 = 80;
+pub const LEAST_SIDE: i64 = 75;
 const EPSILON: f64 = 1e-3;
 
 /// A convolution without bias.
@@ -179,8 +179,7 @@ impl Stage for Mixed {
                 Tensor::cat(&sides, 1)
             }
             Then::Added { conv, scale, relu } => {
-                let bias = conv.bs.as_ref().map(|bias| bias.to_kind(x.kind()));
-                let y = Tensor::cat(&sides, 1).conv2d(&conv.ws.to_kind(x.kind()), bias, 1, 0, 1, 1) * *scale;
+                let y = pointwise(conv, &Tensor::cat(&sides, 1)) * *scale;
                 let y = x + if train { drop_path_of(&y, drop_path) } else { y };
                 if *relu { y.relu() } else { y }
             }

@@ -125,11 +125,7 @@ impl Squeeze {
 impl Module for Squeeze {
     fn forward(&self, x: &Tensor) -> Tensor {
         let means = x.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
-        let apply = |conv: &nn::Conv2D, x: &Tensor| {
-            let bias = conv.bs.as_ref().map(|bias| bias.to_kind(x.kind()));
-            x.conv2d(&conv.ws.to_kind(x.kind()), bias, 1, 0, 1, 1)
-        };
-        x * apply(&self.expand, &Silu.forward(&apply(&self.reduce, &means))).sigmoid()
+        x * pointwise(&self.expand, &Silu.forward(&pointwise(&self.reduce, &means))).sigmoid()
     }
 }
 
@@ -171,6 +167,12 @@ impl Stage for Blocks {
         let squeeze = self.squeeze.iter().flat_map(Squeeze::variables);
         self.layers.iter().flat_map(Layer::variables).chain(squeeze).collect()
     }
+}
+
+/// A 1×1 convolution with weights cast to the kind of `x`.
+fn pointwise(conv: &nn::Conv2D, x: &Tensor) -> Tensor {
+    let bias = conv.bs.as_ref().map(|bias| bias.to_kind(x.kind()));
+    x.conv2d(&conv.ws.to_kind(x.kind()), bias, 1, 0, 1, 1)
 }
 
 /// The same values with a pixel's channels side by side in memory, which convolutions then keep: on a CPU, training
